@@ -1,0 +1,213 @@
+"""Door 2's ledger in SQL: which spans of recent runs were taken, so that taking them again adds nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import (
+    DDL,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TextClause,
+    bindparam,
+    event,
+    text,
+)
+
+from runmeter_exporter.ledger_memory import MemoryLedger
+from runmeter_exporter.ledger_row import Ledger, Row, default_run, implied_trace
+from runmeter_exporter.schema import metadata
+
+__all__ = ["Ledger", "MemoryLedger", "Row", "SqlLedger", "spans"]
+
+_CHUNK = 400
+"""Keys in one IN list; SQLite's oldest limit for parameters of a statement is 999."""
+_PARTIAL = "CREATE INDEX spans_{0} ON spans ({0}) WHERE {0} IS NOT NULL"
+
+
+def define(metadata: MetaData) -> Table:
+    """The table `spans`. Nearly all rows are plain spans of implicit runs, so that is what NULL means in it."""
+    table = Table(
+        "spans",
+        metadata,
+        Column("trace_id", LargeBinary(16), primary_key=True),
+        Column("span_id", LargeBinary(8), primary_key=True),
+        Column("parent_id", LargeBinary(8)),
+        Column("run_id", Text),  # NULL: the implicit run of the trace
+        Column("why", Integer, nullable=False),
+        Column("late", Integer, nullable=False),  # Row.order, which is a reserved word
+        Column("seen", Integer, nullable=False),
+        Column("reading", LargeBinary),
+        Column("response", LargeBinary(8)),
+        Column("twin", LargeBinary(8)),
+        Column("priced", LargeBinary),
+        Index("spans_seen", "seen"),
+    )
+    for column in ("run_id", "response", "twin"):
+        # Partial, so that the many plain rows cost no index entry; the same words in every database that we speak.
+        event.listen(table, "after_create", DDL(_PARTIAL.format(column)))  # type: ignore[no-untyped-call]
+    return table
+
+
+spans = define(metadata)
+
+_COLUMNS = "trace_id, span_id, parent_id, run_id, why, late, seen, reading, response, twin, priced"
+_ANCESTRY = "trace_id, span_id, parent_id, run_id, why, late, seen"
+_INSERT = text(
+    f"INSERT INTO spans ({_COLUMNS}) VALUES (:trace_id, :span_id, :parent_id, :run_id, :why, :late, :seen, :reading, "
+    ":response, :twin, :priced) ON CONFLICT DO NOTHING"
+)
+_OF_TRACES = text(f"SELECT {_ANCESTRY} FROM spans WHERE trace_id IN :ids").bindparams(bindparam("ids", expanding=True))
+_OF_RUNS = text(f"SELECT {_COLUMNS} FROM spans WHERE run_id IN :ids").bindparams(bindparam("ids", expanding=True))
+_OF_IMPLICIT = text(f"SELECT {_COLUMNS} FROM spans WHERE trace_id IN :ids AND run_id IS NULL").bindparams(
+    bindparam("ids", expanding=True)
+)
+_RESPONSES = text(f"SELECT {_COLUMNS} FROM spans WHERE response IN :ids").bindparams(bindparam("ids", expanding=True))
+_TWINS = text(f"SELECT {_COLUMNS} FROM spans WHERE twin IN :ids").bindparams(bindparam("ids", expanding=True))
+_MOVE = text(
+    "UPDATE spans SET run_id = :run_id, why = :why, late = :late WHERE trace_id = :trace_id AND span_id = :span_id"
+)
+_PRICE = text("UPDATE spans SET priced = :priced WHERE trace_id = :trace_id AND span_id = :span_id")
+_OLDER = text(
+    "SELECT DISTINCT trace_id, coalesce(run_id, '') AS run FROM spans WHERE seen < :hour "
+    "AND (trace_id > :trace_id OR (trace_id = :trace_id AND coalesce(run_id, '') > :run_id)) "
+    "ORDER BY trace_id, run LIMIT :limit"
+)
+_LAST_SEEN = text("SELECT max(seen) FROM spans WHERE run_id = :run_id")
+_LAST_SEEN_IMPLICIT = text("SELECT max(seen) FROM spans WHERE trace_id = :trace_id AND run_id IS NULL")
+_FORGET = text("DELETE FROM spans WHERE run_id = :run_id")
+_FORGET_IMPLICIT = text("DELETE FROM spans WHERE trace_id = :trace_id AND run_id IS NULL")
+
+
+class SqlLedger:
+    """The ledger in a database, inside the transaction that `connection` is in."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def traces(self, trace_ids: Sequence[int]) -> list[Row]:
+        """See Ledger."""
+        return self._rows(_OF_TRACES, [_trace(trace_id) for trace_id in trace_ids])
+
+    def runs(self, run_ids: Sequence[str]) -> list[Row]:
+        """See Ledger."""
+        implicit = [_trace(trace_id) for run_id in run_ids if (trace_id := implied_trace(run_id)) is not None]
+        return self._rows(_OF_RUNS, list(run_ids)) + self._rows(_OF_IMPLICIT, implicit)
+
+    def insert(self, rows: Sequence[Row]) -> int:
+        """See Ledger."""
+        # In key order: two sidecars that insert the same spans wait for each other instead of deadlocking.
+        return self._many(
+            _INSERT,
+            [
+                {
+                    "trace_id": _trace(trace_id),
+                    "span_id": _span(span_id),
+                    "parent_id": None if parent_id is None else _span(parent_id),
+                    "run_id": None if run_id == default_run(trace_id) else run_id,
+                    "why": why,
+                    "late": order,
+                    "seen": seen,
+                    "reading": reading,
+                    "response": response,
+                    "twin": twin,
+                    "priced": priced,
+                }
+                for trace_id, span_id, parent_id, run_id, why, order, seen, reading, response, twin, priced in sorted(
+                    rows, key=lambda row: row[:2]
+                )
+            ],
+        )
+
+    def move(self, keys: Sequence[tuple[int, int]], run_id: str, why: int, order: int) -> None:
+        """See Ledger."""
+        self._many(
+            _MOVE,
+            [
+                {
+                    "trace_id": _trace(trace_id),
+                    "span_id": _span(span_id),
+                    "run_id": None if run_id == default_run(trace_id) else run_id,
+                    "why": why,
+                    "late": order,
+                }
+                for trace_id, span_id in sorted(keys)
+            ],
+        )
+
+    def price(self, priced: Sequence[tuple[tuple[int, int], bytes]]) -> None:
+        """See Ledger."""
+        self._many(
+            _PRICE,
+            [{"trace_id": _trace(key[0]), "span_id": _span(key[1]), "priced": value} for key, value in sorted(priced)],
+        )
+
+    def twins(self, responses: Sequence[bytes], twins: Sequence[bytes]) -> list[Row]:
+        """See Ledger."""
+        found = self._rows(_RESPONSES, list(responses)) + self._rows(_TWINS, list(twins))
+        return list({row.key: row for row in found}.values())
+
+    def older(self, hour: int, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
+        """See Ledger."""
+        trace_id, run_id = after
+        place = {"trace_id": _trace(trace_id), "run_id": "" if run_id == default_run(trace_id) else run_id}
+        result = self._connection.execute(_OLDER, {"hour": hour, "limit": limit, **place})
+        pairs = [(int.from_bytes(trace), run) for trace, run in result]
+        return [(trace_id, run or default_run(trace_id)) for trace_id, run in pairs]
+
+    def last_seen(self, run_id: str) -> int:
+        """See Ledger."""
+        seen = self._connection.execute(_LAST_SEEN, {"run_id": run_id}).scalar() or 0
+        if (trace_id := implied_trace(run_id)) is not None:
+            seen = max(
+                seen, self._connection.execute(_LAST_SEEN_IMPLICIT, {"trace_id": _trace(trace_id)}).scalar() or 0
+            )
+        return int(seen)
+
+    def forget(self, run_ids: Sequence[str]) -> int:
+        """See Ledger."""
+        implicit = [_trace(trace_id) for run_id in run_ids if (trace_id := implied_trace(run_id)) is not None]
+        explicit = self._many(_FORGET, [{"run_id": run_id} for run_id in run_ids])
+        return explicit + self._many(_FORGET_IMPLICIT, [{"trace_id": trace_id} for trace_id in implicit])
+
+    def _many(self, statement: TextClause, parameters: list[dict[str, Any]]) -> int:
+        if not parameters:
+            return 0
+        return int(self._connection.execute(statement, parameters).rowcount)
+
+    def _rows(self, statement: TextClause, ids: Sequence[object]) -> list[Row]:
+        return [_row(row) for chunk in _chunks(ids) for row in self._connection.execute(statement, {"ids": chunk})]
+
+
+def _trace(trace_id: int) -> bytes:
+    return trace_id.to_bytes(16)
+
+
+def _span(span_id: int) -> bytes:
+    return span_id.to_bytes(8)
+
+
+def _row(columns: Sequence[Any]) -> Row:
+    trace, span, parent, run_id, *rest = columns
+    trace_id = int.from_bytes(trace)
+    return Row(
+        trace_id,
+        int.from_bytes(span),
+        None if parent is None else int.from_bytes(parent),
+        default_run(trace_id) if run_id is None else run_id,
+        *rest,
+    )
+
+
+def _chunks(ids: Sequence[object]) -> Iterator[list[object]]:
+    remaining = iter(ids)
+    while chunk := list(islice(remaining, _CHUNK)):
+        yield chunk

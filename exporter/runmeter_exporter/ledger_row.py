@@ -1,0 +1,89 @@
+"""What door 2's ledger keeps of a span, and what a ledger can do: `ledger.py` in SQL, `ledger_memory.py` in memory.
+
+One row per span, keyed by (trace, span): its parent and its run, and, of the few that say something about usage, the
+packed reading and what its arrival was priced at. A run's totals can be folded again from its rows, on any sidecar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+INHERITED, STAMPED, PINNED = 0, 1, 2
+"""Why a span is in its run: by its ancestors or trace; by its own `runmeter.run.id`; moved there as another run's twin,
+which no ancestor changes any more."""
+
+
+class Row(NamedTuple):
+    """One span in the ledger."""
+
+    trace_id: int
+    span_id: int
+    parent_id: int | None
+    run_id: str
+    why: int = INHERITED
+    order: int = 0
+    """0: came before the run closed (a set); else its place among those that came after (a sequence)."""
+    seen: int = 0
+    """Hours since the epoch when it was taken, by the sidecar's clock: expiry goes by it."""
+    reading: bytes | None = None
+    """The packed Reading; None for a plain span, of which only the ancestry matters."""
+    response: bytes | None = None
+    """Eight bytes of a hash of the provider's response id: twins across runs are found by it …"""
+    twin: bytes | None = None
+    """… and by this one, of the resource and the usage."""
+    priced: bytes | None = None
+    """What the calls that this span's arrival settled were priced at (`fold.Prices`), never priced again."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """(trace, span)."""
+        return self[0], self[1]
+
+
+class Ledger(Protocol):
+    """The ledger inside one transaction."""
+
+    def traces(self, trace_ids: Sequence[int]) -> list[Row]:
+        """Every row of these traces, without readings and prices: ancestry."""
+
+    def runs(self, run_ids: Sequence[str]) -> list[Row]:
+        """Every row of these runs, whole."""
+
+    def insert(self, rows: Sequence[Row]) -> int:
+        """Add rows; returns how many were new, fewer than asked where another sidecar was faster."""
+
+    def move(self, keys: Sequence[tuple[int, int]], run_id: str, why: int, order: int) -> None:
+        """These spans belong to another run from now on."""
+
+    def price(self, priced: Sequence[tuple[tuple[int, int], bytes]]) -> None:
+        """Fix what was priced."""
+
+    def twins(self, responses: Sequence[bytes], twins: Sequence[bytes]) -> list[Row]:
+        """Rows that share a response id or a resource and usage with these."""
+
+    def older(self, hour: int, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
+        """(trace, run) pairs that have a row taken before `hour`: at most `limit` that follow `after`, in an order that
+        is the ledger's own; the last one is where to go on, (0, "") where to begin."""
+
+    def last_seen(self, run_id: str) -> int:
+        """The hour in which the run's last span was taken; 0 without any."""
+
+    def forget(self, run_ids: Sequence[str]) -> int:
+        """Delete the rows of these runs; returns how many."""
+
+
+def default_run(trace_id: int) -> str:
+    """The id of the implicit run that a trace is when nobody says otherwise."""
+    return format(trace_id, "032x")
+
+
+def implied_trace(run_id: str) -> int | None:
+    """The trace whose implicit run has this id, or None."""
+    if len(run_id) != 32:
+        return None
+    try:
+        trace_id = int(run_id, 16)
+    except ValueError:
+        return None
+    return trace_id if default_run(trace_id) == run_id else None
