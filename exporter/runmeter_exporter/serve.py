@@ -1,0 +1,204 @@
+"""`runmeter serve`: puts store, ingest, HTTP, scrape and reaper together, and takes them apart again. Wiring only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import click
+
+from runmeter_exporter.access import AccessError, Token, require_token
+from runmeter_exporter.app import create_app, create_metrics_app, create_otlp_app
+from runmeter_exporter.ingest import Ingest
+from runmeter_exporter.options import Address
+from runmeter_exporter.reaper import Reaper
+from runmeter_exporter.scrape import Scraper
+from runmeter_exporter.server import ListenError, Server
+from runmeter_exporter.store import StoreError, open_store
+
+PRUNE_EVERY = 3600.0
+"""Seconds between two looks for runs older than `--retain`."""
+
+logger = logging.getLogger("runmeter.serve")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The options of `serve`; durations in seconds."""
+
+    database_url: str | None = None
+    listen: Address | None = Address("127.0.0.1", 9465)
+    otlp_listen: Address | None = Address("127.0.0.1", 4318)
+    metrics_listen: Address | None = None
+    lease: float = 30.0
+    grace: float = 15.0
+    otlp_idle: float = 1800.0
+    retain: float | None = None
+    read_token: str | None = None
+    read_token_file: str | None = None
+    ingest_token: str | None = None
+    ingest_token_file: str | None = None
+    allow_unauthenticated: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    access_log: bool = False
+
+
+def run(config: Config, stop: threading.Event | None = None, say: Callable[[str], None] = click.echo) -> int:
+    """Serve until `stop` is set, or SIGTERM or SIGINT comes; then drain and return 0.
+
+    `say` gets a line for the store, each address and, when everything answers, `ready`. Raises click.ClickException
+    for what an operator can put right: a taken port, a missing token, a store of another schema.
+    """
+    stopping = stop or threading.Event()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        with ExitStack() as leaving:
+            if stop is None:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    leaving.callback(signal.signal, number, signal.signal(number, lambda *_: stopping.set()))
+            _start(config, leaving, say)
+            say("runmeter: ready")
+            notify("READY=1")
+            stopping.wait()
+            notify("STOPPING=1")
+            say("runmeter: draining")
+    except (ListenError, AccessError, StoreError, ImportError, ValueError) as problem:
+        raise click.ClickException(str(problem)) from None
+    return 0
+
+
+def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> None:
+    """Start every part; `leaving` stops them in the reverse order, so that what is asked last goes last."""
+    if config.listen is None:
+        raise click.UsageError("--listen is empty; give HOST:PORT (port 0 takes any free one)")
+    tokens = _tokens(config)
+    for address in filter(None, (config.listen, config.metrics_listen)):
+        require_token(address.host, tokens["read"], "RUNMETER_READ_TOKEN", config.allow_unauthenticated)
+    if config.otlp_listen is not None:
+        require_token(config.otlp_listen.host, tokens["ingest"], "RUNMETER_INGEST_TOKEN", config.allow_unauthenticated)
+
+    store = open_store(config.database_url)
+    leaving.callback(store.dispose)
+    say(f"runmeter: store {store.url_for_humans}")
+    scraper = Scraper(store)
+    ingest = Ingest(store)
+    leaving.callback(ingest.stop)
+    reaper = Reaper(
+        store, lease=config.lease, grace=config.grace, otlp_idle=config.otlp_idle, close_otlp=ingest.close_runs
+    )
+
+    def listen(app: object, address: Address, what: str, path: str = "") -> None:
+        served: object = app
+        if config.access_log:
+            served = AccessLog(app)
+        server = Server(served, address.host, address.port)
+        leaving.callback(server.stop)
+        server.start()
+        say(f"runmeter: {what} at {server.url}{path}")
+
+    def hosts(address: Address) -> tuple[str, ...]:
+        return (address.host, *config.allowed_hosts)
+
+    rest = create_app(
+        store, scraper=scraper, read_token=tokens["read"], allowed_hosts=hosts(config.listen)
+    )
+    listen(rest, config.listen, "REST, page and scrape")
+    if config.otlp_listen is not None:
+        otlp = create_otlp_app(ingest, ingest_token=tokens["ingest"], allowed_hosts=hosts(config.otlp_listen))
+        listen(otlp, config.otlp_listen, "OTLP/HTTP")
+    if config.metrics_listen is not None:
+        metrics = create_metrics_app(
+            store, scraper, read_token=tokens["read"], allowed_hosts=hosts(config.metrics_listen)
+        )
+        listen(metrics, config.metrics_listen, "scrape alone", "/metrics")
+
+    chores = [(reaper.tick, 1.0)]
+    if config.retain is not None:
+        retain = int(config.retain * 1e9)
+        chores.append((lambda: store.prune(time.time_ns() - retain), PRUNE_EVERY))
+    for chore, seconds in chores:
+        leaving.callback(Chore(chore, seconds).start().stop)
+
+
+def _tokens(config: Config) -> dict[str, Token | None]:
+    made: dict[str, Token | None] = {}
+    for name, value, file in (
+        ("read", config.read_token, config.read_token_file),
+        ("ingest", config.ingest_token, config.ingest_token_file),
+    ):
+        if value and file:
+            variable = f"RUNMETER_{name.upper()}_TOKEN"
+            raise AccessError(f"{variable} and {variable}_FILE are both set; keep one")
+        made[name] = Token(value, file=file) if value or file else None
+    return made
+
+
+class Chore:
+    """Something done again and again in a thread of its own; what goes wrong is said once until it goes right."""
+
+    def __init__(self, work: Callable[[], object], seconds: float) -> None:
+        self._work, self._seconds = work, seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="runmeter-chore", daemon=True)
+        self._failing: str | None = None
+
+    def start(self) -> Chore:
+        """Begin, with the first turn at once."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Finish the turn under way (waits at most 5 s for it)."""
+        self._stop.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._work()
+                if self._failing:
+                    logger.info("works again after: %s", self._failing)
+                self._failing = None
+            except Exception as error:
+                text = f"{type(error).__name__}: {error}"
+                if text != self._failing:
+                    logger.warning("%s; trying again every %g s", text, self._seconds)
+                self._failing = text
+            self._stop.wait(self._seconds)
+
+
+class AccessLog:
+    """One line a request: method, path without its query, status, milliseconds. No address, no header."""
+
+    def __init__(self, app: object) -> None:
+        self._app: Callable[..., object] = app  # type: ignore[assignment]
+
+    def __call__(self, environ: dict[str, object], start_response: Callable[..., object]) -> object:
+        started = time.perf_counter()
+
+        def started_response(status: str, *rest: object) -> object:
+            path = str(environ.get("REQUEST_URI") or environ.get("PATH_INFO")).partition("?")[0]
+            took = (time.perf_counter() - started) * 1000
+            logger.info("%s %s %s %.1f ms", environ.get("REQUEST_METHOD"), path, status[:3], took)
+            return start_response(status, *rest)
+
+        return self._app(environ, started_response)
+
+
+def notify(state: str) -> None:
+    """Tell systemd (`Type=notify`), where it asked to be told."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
+    except OSError as error:
+        logger.warning("cannot notify systemd at %s: %s", path, error)

@@ -1,0 +1,129 @@
+"""The store's answers as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Answer = Mapping[str, Any]
+
+
+def console(stderr: bool = False) -> Console:
+    """Rich where there is a terminal; plain, and wide enough not to cut ids, where there is none."""
+    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    if not made.is_terminal:
+        made.width = 200
+    return made
+
+
+def count(value: Any) -> str:
+    """A number with its thousands apart."""
+    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
+
+
+def money(value: float | None) -> str:
+    """US dollars; `-` where nothing was priced, since unknown is not free."""
+    if value is None:
+        return "-"
+    return f"${value:,.2f}" if abs(value) >= 100 else f"${value:.4f}"
+
+
+def when(value: str | None) -> str:
+    """An RFC 3339 time to the second."""
+    return f"{value[:10]} {value[11:19]}Z" if value else ""
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], texts: int) -> Table:
+    """Left the first `texts` columns, right the numbers after them."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(columns):
+        # Ids are for copying: folded rather than cut where the terminal is narrow.
+        made.add_column(name, justify="left" if index < texts else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*[value if isinstance(value, str) else count(value) for value in row])
+    return made
+
+
+def runs(answer: Answer) -> Table:
+    """One line per run, newest first."""
+    columns = ("run", "thread", "agent", "status", "usage", "created", "model", "calls", "input", "output", "cost")
+    return table("", columns, [
+        (
+            run["run_id"], run["thread_id"] or "", run["agent"] or "", run["status"], run["usage_state"],
+            when(run["created_at"]), run["model_name"] or "", run["llm_call_count"], run["total_input_tokens"],
+            run["total_output_tokens"], money(run["cost_usd"]),
+        )
+        for run in answer["runs"]
+    ], 7)  # fmt: skip
+
+
+def threads(answer: Answer) -> Table:
+    """One line per thread, latest activity first; settled usage."""
+    columns = ("thread", "updated", "runs", "active", "calls", "input", "output", "tokens", "cost")
+    return table("", columns, [
+        (
+            item["thread_id"], when(item.get("updated_at")), item["total_runs"], item.get("active_runs", 0),
+            item["llm_call_count"], item["total_input_tokens"], item["total_output_tokens"], item["total_tokens"],
+            money(item["cost_usd"]),
+        )
+        for item in answer["threads"]
+    ], 2)  # fmt: skip
+
+
+def totals(title: str, answer: Answer) -> list[Table]:
+    """The totals of a thread, a run or everything, then its lines by model and caller."""
+    rows = [
+        ("tokens", answer["total_tokens"]),
+        ("input", answer["total_input_tokens"]),
+        ("  cache read", answer["cache_read_tokens"]),
+        ("  cache write", answer["cache_write_tokens"]),
+        ("output", answer["total_output_tokens"]),
+        ("  reasoning", answer["reasoning_tokens"]),
+        ("calls", answer["llm_call_count"]),
+        ("failed attempts", answer["llm_call_failures"]),
+        ("calls without usage", answer["calls_without_usage"]),
+        ("messages", answer["message_count"]),
+        ("cost", money(answer["cost_usd"])),
+        ("unpriced tokens", answer["unpriced_tokens"]),
+    ]
+    rows += [(label, answer[key]) for key, label in _MORE if answer.get(key) is not None]
+    for reason, number in sorted((answer.get("set_aside") or {}).items()):
+        rows.append((f"spans set aside: {reason}", number))
+    parts = [table(title, ("", ""), rows, 1)]
+    if answer.get("usage"):
+        columns = ("provider", "model", "caller", "calls", "input", "output", "cost")
+        parts.append(table("", columns, [
+            (
+                line["provider"], line["model"], line["caller"], _field(line, "llm_call_count", "calls"),
+                _field(line, "total_input_tokens", "input_tokens"),
+                _field(line, "total_output_tokens", "output_tokens"), money(line.get("cost_usd")),
+            )
+            for line in answer["usage"]
+        ], 3))  # fmt: skip
+    return parts
+
+
+_MORE = (
+    ("status", "status"), ("usage_state", "usage state"), ("stop_reason", "stop reason"), ("thread_id", "thread"),
+    ("total_runs", "runs"), ("active_runs", "active runs"), ("lower_bound_runs", "lower bound runs"),
+    ("unthreaded_runs", "runs without a thread"),
+)  # fmt: skip
+
+
+def _field(line: Answer, *names: str) -> Any:
+    return next((line[name] for name in names if name in line), 0)
+
+
+def daily(rows: Sequence[Answer], by: Sequence[str]) -> Table:
+    """Settled usage by day, or by whatever was asked for."""
+    columns = list(rows[0]) if rows else list(by)
+    texts = [name for name in columns if name in by or name.startswith("tag.")]
+    numbers = [name for name in columns if name not in texts]
+    return table("", [*texts, *numbers], [
+        [str(row[name] if row[name] is not None else "") for name in texts]
+        + [money(row[name]) if name == "cost_usd" else row[name] for name in numbers]
+        for row in rows
+    ], len(texts))  # fmt: skip
