@@ -1,0 +1,552 @@
+"""What one ended span says, free of content: `read(span) -> Reading`. Pure and total; the Settler does the counting.
+
+Spans come from programs we do not know, so nothing in an attribute may raise: numbers that are text are taken,
+anything else that is not a count is dropped and its reason is kept on the reading (rule 9).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from hashlib import blake2b
+from math import isfinite
+from typing import Any, Final, NamedTuple
+
+from runmeter import semconv
+from runmeter.dialects import (
+    AGENT,
+    CALL,
+    DEFAULT,
+    DIALECTS,
+    FRAMEWORKS,
+    KINDS,
+    PLAIN,
+    PROVIDERS,
+    RAW_USAGE,
+    TEXT_COUNT,
+    TEXT_FIELDS,
+    WEAK,
+    Dialect,
+    Role,
+)
+from runmeter.spans import EndedSpan
+from runmeter.usage import COUNT_LIMIT, Usage
+
+__all__ = ["ID_LIMIT", "LABEL_LIMIT", "Reading", "Role", "clean", "is_plain", "read"]
+
+ID_LIMIT: Final = 256
+LABEL_LIMIT: Final = 128
+TAG_LIMIT: Final = 64
+MAX_TAGS: Final = 8
+_TEXT_LIMIT: Final = 65_536
+_COST_LIMIT: Final = 1e6
+_NANO: Final = 1_000_000_000
+
+
+class Reading(NamedTuple):
+    """What one ended span says. Ids are integers, times nanoseconds since the epoch, counts inclusive."""
+
+    trace_id: int
+    span_id: int
+    parent_id: int | None = None
+    parent_is_remote: bool = False
+    role: int = PLAIN
+    """A `Role`."""
+    scope: str = ""
+    resource_key: str = ""
+    """Equal for spans of one resource (process); opaque."""
+    started_at: int = 0
+    ended_at: int = 0
+    failed: bool = False
+    usage: Usage | None = None
+    """The five token counts, or None where the span reports none; `calls` and the rest are the Settler's."""
+    response_id: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    agent: str | None = None
+    """The agent in force here, where the span names one."""
+    thread_id: str | None = None
+    run_id: str | None = None
+    source_id: str | None = None
+    user_id: str | None = None
+    service: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    caller: str | None = None
+    """An explicit caller."""
+    cost_nanousd: int | None = None
+    """What the instrumentation says the call cost."""
+    messages: int | None = None
+    retries: int = 0
+    """Failed attempts inside the call that left no span of their own."""
+    is_run_root: bool = False
+    run_status: str | None = None
+    stop_reason: str | None = None
+    stream_log: bool = False
+    """A log-type span with the usage of a stream whose call span ended when the stream began (Logfire)."""
+    lone_aggregate: bool = True
+    """Usage on this agent or aggregate may count where no call is known below it."""
+    rejected: tuple[str, ...] = ()
+    """Why something on the span was not taken: `negative`, `too_large`, `malformed`, `unreadable`."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """(trace id, span id)."""
+        return self.trace_id, self.span_id
+
+    @property
+    def matters(self) -> bool:
+        """False where the span is nothing but a link between its parent and its children."""
+        return self[4:] != _BARE[4:] and not (
+            self.role == PLAIN
+            and self.agent is None
+            and self.thread_id is None
+            and self.user_id is None
+            and self.caller is None
+            and self.run_id is None
+            and not self.is_run_root
+            and not self.tags
+        )
+
+    def pack(self) -> str:
+        """Everything but defaults as compact text, for a ledger; `unpack` gives an equal reading."""
+        if not self.matters:
+            return json.dumps((_VERSION, self.trace_id, self.span_id, self.parent_id, int(self.parent_is_remote)))
+        pairs = enumerate(zip(self, _BARE, strict=True))
+        rest = {index: value for index, (value, bare) in pairs if index > 3 and value != bare}
+        return json.dumps(
+            (_VERSION, self.trace_id, self.span_id, self.parent_id, int(self.parent_is_remote), rest),
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def unpack(cls, packed: str | bytes) -> Reading:
+        """The reading that was packed. ValueError for text of another version."""
+        version, trace_id, span_id, parent_id, remote, *rest = json.loads(packed)
+        if version != _VERSION:
+            raise ValueError(f"a reading packed as version {version!r}; this runmeter reads version {_VERSION}")
+        values = list(_BARE)
+        values[:4] = trace_id, span_id, parent_id, bool(remote)
+        for index, value in rest[0].items() if rest else ():
+            values[int(index)] = value
+        reading = cls._make(values)
+        return reading._replace(
+            usage=None if reading.usage is None else Usage(*reading.usage),
+            tags=tuple((key, value) for key, value in reading.tags),
+            rejected=tuple(reading.rejected),
+        )
+
+
+_BARE: Final = Reading(0, 0)
+_VERSION: Final = 1
+
+# --- the plan: which key fills which slot -----------------------------------------------------------------------------
+
+_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "input": semconv.INPUT,
+    "output": semconv.OUTPUT,
+    "cache_read": semconv.CACHE_READ,
+    "cache_write": semconv.CACHE_WRITE,
+    "reasoning": semconv.REASONING,
+    "model": semconv.MODEL,
+    "provider": semconv.PROVIDER,
+    "response_id": semconv.RESPONSE,
+    "thread": semconv.THREAD,
+    "user": semconv.USER,
+    "agent": semconv.AGENT_NAMES,
+    "cost": semconv.COST,
+    "retries": semconv.RETRIES,
+    "run_id": (semconv.RUN_ID,),
+    "source_id": (semconv.SOURCE_ID,),
+    "caller": (semconv.CALLER,),
+    "messages": (semconv.MESSAGES,),
+    "run_root": (semconv.RUN_ROOT,),
+    "run_status": (semconv.RUN_STATUS,),
+    "stop_reason": (semconv.RUN_STOP_REASON,),
+    "attempt": (),
+    "subagent": (),
+    "success": (),
+    "span_type": (),
+} | {f"kind{index}": (key,) for index, (key, _) in enumerate(KINDS)}
+_SLOT: Final = {name: slot for slot, name in enumerate(_FIELDS)}
+_EMPTY: Final = [None] * len(_SLOT)
+(
+    _INPUT,
+    _OUTPUT,
+    _CACHE_READ,
+    _CACHE_WRITE,
+    _REASONING,
+    _MODEL,
+    _PROVIDER,
+    _RESPONSE_ID,
+    _THREAD,
+    _USER,
+    _AGENT,
+    _COST,
+    _RETRIES,
+    _RUN_ID,
+    _SOURCE_ID,
+    _CALLER,
+    _MESSAGES,
+    _RUN_ROOT,
+    _RUN_STATUS,
+    _STOP_REASON,
+    _ATTEMPT,
+    _SUBAGENT,
+    _SUCCESS,
+    _SPAN_TYPE,
+) = range(24)
+_KIND_TABLES: Final = tuple((24 + index, table) for index, (_, table) in enumerate(KINDS))
+_NUMBERS_OF_TEXT: Final = {"input": 0, "output": 1, "cache_read": 2, "cache_write": 3, "reasoning": 4}
+
+
+class _Plan(NamedTuple):
+    """How to read one scope: every key that means something there, with its slot and rank."""
+
+    dialect: Dialect
+    keys: Mapping[str, tuple[int, int]]
+    known: frozenset[str]
+    by_name: bool
+
+
+def _plan(dialect: Dialect) -> _Plan:
+    keys: dict[str, tuple[int, int]] = {}
+    for name, own in _FIELDS.items():
+        for rank, key in enumerate((*own, *dialect.keys.get(name, ()))):
+            keys.setdefault(key, (_SLOT[name], rank))
+    if dialect.stream_log:
+        keys["logfire.span_type"] = (_SPAN_TYPE, 0)
+    return _Plan(dialect, keys, frozenset(keys), bool(dialect.names or dialect.failed_names))
+
+
+_DEFAULT_PLAN: Final = _plan(DEFAULT)
+_PLANS: Final = {scope: _plan(dialect) for scope, dialect in DIALECTS.items()}
+
+_DECIDING: Final = frozenset(
+    {key for key, _ in KINDS}
+    | {key for name in ("input", "output", "thread", "user", "agent", "run_id") for key in _FIELDS[name]}
+    | {semconv.RUN_ROOT, semconv.CALLER}
+)
+_DECIDING_BELOW: Final = _DECIDING - {semconv.RUN_ID, semconv.CONVERSATION_ID, semconv.USER_ID}
+
+
+def is_plain(scope: str, attributes: Mapping[str, Any] | None, *, below_a_run: bool = False) -> bool:
+    """True where `read` would find nothing but ancestry, in a fraction of the time.
+
+    Pass the plainest mapping at hand: a `dict` answers in C. With `below_a_run` the run id, thread and user that door 1
+    stamps on every span of an explicit run do not count as news.
+    """
+    plan = _PLANS.get(scope)
+    if plan is not None and plan.by_name:
+        return False
+    if not attributes:
+        return True
+    return attributes.keys().isdisjoint(_DECIDING_BELOW if below_a_run else _DECIDING)
+
+
+def read(span: EndedSpan) -> Reading:
+    """What `span` says. Never raises: a span that cannot be read is a plain one with `unreadable` in `rejected`."""
+    try:
+        return _read(span)
+    except Exception:  # hostile mappings and numbers; the host is never harmed (rule 8)
+        bare = Reading(span.trace_id, span.span_id, span.parent_id, bool(span.parent_is_remote))
+        return bare._replace(rejected=("unreadable",))
+
+
+def _read(span: EndedSpan) -> Reading:
+    trace_id, span_id, parent_id, remote, name, _, scope, resource, attributes, started_at, ended_at, failed = span
+    plan = _PLANS.get(scope, _DEFAULT_PLAN)
+    dialect = plan.dialect
+    raw: list[Any] = _EMPTY.copy()
+    ranks: dict[int, int] = {}
+    keys = plan.keys
+    for key in attributes.keys() & plan.known:
+        value = attributes[key]
+        if value is None or value == "":
+            continue
+        slot, rank = keys[key]
+        if raw[slot] is None or rank < ranks[slot]:
+            raw[slot] = value
+            ranks[slot] = rank
+
+    role = _role(raw, plan, name, failed)
+    rejected: list[str] = []
+    usage: Usage | None = None
+    response_id = model = provider = None
+    cost = messages = None
+    retries = 0
+    stream_log = False
+    if role != PLAIN and role != Role.TOOL:
+        usage, model, response_id = _usage(raw, dialect, name, attributes, rejected)
+        if role == WEAK and usage is None:
+            role = PLAIN
+        elif role in (CALL, WEAK):
+            response_id = _text(raw[_RESPONSE_ID], ID_LIMIT) or response_id
+            model = _text(raw[_MODEL], LABEL_LIMIT) or model
+            cost = _cost(raw[_COST], rejected)
+            if raw[_MESSAGES] is not None:
+                messages = _count(raw[_MESSAGES], rejected)
+            if raw[_RETRIES] is not None:
+                retries = _count(raw[_RETRIES], rejected) or 0
+            if raw[_ATTEMPT] is not None:
+                retries = max(retries, (_count(raw[_ATTEMPT], rejected) or 1) - 1)
+            if raw[_SUCCESS] is False:
+                failed = True
+            if raw[_SPAN_TYPE] == "log":
+                stream_log = True
+                started_at = _stream_began(attributes, started_at)
+        provider = _provider(raw[_PROVIDER])
+
+    facts = _facts(resource)
+    agent = _text(raw[_AGENT], LABEL_LIMIT)
+    if agent is None and dialect.agent_in_name is not None and role == AGENT:
+        found = dialect.agent_in_name.match(name)
+        if found:
+            agent = _text(found[1] or found[2], LABEL_LIMIT)
+    caller = _text(raw[_CALLER], LABEL_LIMIT)
+    if caller is None and raw[_SUBAGENT] is not None:
+        subagent = agent or _text(raw[_SUBAGENT], LABEL_LIMIT - 9)
+        caller = f"subagent:{subagent}" if subagent else None
+    thread_id = None
+    if raw[_THREAD] is not None and (dialect.names_threads or ranks[_THREAD] != 0):
+        thread_id = _text(raw[_THREAD], ID_LIMIT)
+    is_root = raw[_RUN_ROOT] is True
+    return Reading(
+        trace_id,
+        span_id,
+        parent_id,
+        bool(remote),
+        role,
+        scope,
+        facts[0],
+        started_at,
+        ended_at,
+        bool(failed),
+        usage,
+        response_id,
+        provider,
+        model,
+        agent,
+        thread_id,
+        _text(raw[_RUN_ID], ID_LIMIT),
+        _text(raw[_SOURCE_ID], ID_LIMIT),
+        _text(raw[_USER], ID_LIMIT),
+        facts[1],
+        _tags(attributes) if scope == semconv.SCOPE else (),
+        caller,
+        cost,
+        messages,
+        retries,
+        is_root,
+        _text(raw[_RUN_STATUS], LABEL_LIMIT) if is_root else None,
+        _text(raw[_STOP_REASON], ID_LIMIT) if is_root else None,
+        stream_log,
+        dialect.aggregates_count,
+        tuple(rejected),
+    )
+
+
+def _role(raw: list[Any], plan: _Plan, name: str, failed: bool) -> Role:
+    for slot, table in _KIND_TABLES:
+        said = raw[slot]
+        if said is not None:
+            role = table.get(said) if type(said) is str else None
+            if role is not None:
+                return role
+    if plan.by_name:
+        for start, role in plan.dialect.names:
+            if name.startswith(start):
+                return role
+        if failed:
+            for start, role in plan.dialect.failed_names:
+                if name.startswith(start):
+                    return role
+    if raw[_INPUT] is not None or raw[_OUTPUT] is not None:
+        return WEAK
+    return PLAIN
+
+
+def _usage(
+    raw: list[Any], dialect: Dialect, name: str, attributes: Mapping[str, Any], rejected: list[str]
+) -> tuple[Usage | None, str | None, str | None]:
+    """The inclusive counts, and the model and response id where only a raw answer has them."""
+    given_input = None if raw[_INPUT] is None else _count(raw[_INPUT], rejected)
+    given_output = None if raw[_OUTPUT] is None else _count(raw[_OUTPUT], rejected)
+    cache_read = None if raw[_CACHE_READ] is None else _count(raw[_CACHE_READ], rejected)
+    cache_write = None if raw[_CACHE_WRITE] is None else _count(raw[_CACHE_WRITE], rejected)
+    reasoning = None if raw[_REASONING] is None else _count(raw[_REASONING], rejected)
+    excludes_cache = dialect.input_excludes_cache
+    excludes_reasoning = False
+    model = response_id = None
+    if dialect.texts:
+        texts = [text for text in map(attributes.get, dialect.texts) if type(text) is str]
+        if name == "raw_gen_ai_request":
+            text, model, response_id = _raw_answer(attributes)
+            texts += text
+        if texts:
+            found = _counts_in(texts)
+            if given_input is None:
+                given_input = found.get("input")
+                excludes_cache |= "cache_read_input_tokens" in found and "prompt_tokens" not in found
+            if given_output is None:
+                given_output = found.get("output")
+            if not cache_read:
+                cache_read = found.get("cache_read")
+            if not cache_write:
+                cache_write = found.get("cache_write")
+            if not reasoning:
+                reasoning = found.get("reasoning")
+                excludes_reasoning = dialect.output_excludes_reasoning
+    if not given_input and not given_output:
+        return None, model, response_id  # a provider never answers with 0 and 0: LiteLLM writes it for "unknown"
+    tokens_in, tokens_out = given_input or 0, given_output or 0
+    cached, written, thought = cache_read or 0, cache_write or 0, reasoning or 0
+    if excludes_cache or cached + written > tokens_in:
+        tokens_in = min(tokens_in + cached + written, COUNT_LIMIT)
+        written = min(written, tokens_in - cached)
+    if excludes_reasoning or thought > tokens_out:
+        tokens_out = min(tokens_out + thought, COUNT_LIMIT)
+    return Usage(tokens_in, tokens_out, cached, written, thought), model, response_id
+
+
+def _counts_in(texts: list[str]) -> dict[str, int]:
+    """Counts by field and by the name they had; the first of a field wins."""
+    found: dict[str, int] = {}
+    for text in texts:
+        for word, digits in TEXT_COUNT.findall(text[-_TEXT_LIMIT:]):
+            count = int(digits)
+            if count <= COUNT_LIMIT:
+                found.setdefault(TEXT_FIELDS[word], count)
+                found.setdefault(word, count)
+    return found
+
+
+def _raw_answer(attributes: Mapping[str, Any]) -> tuple[list[str], str | None, str | None]:
+    for key in attributes:
+        if type(key) is str and RAW_USAGE.fullmatch(key):
+            prefix = key[: -len("usage")]
+            text = attributes[key]
+            return (
+                [text] if type(text) is str else [],
+                _text(attributes.get(prefix + "model"), LABEL_LIMIT),
+                _text(attributes.get(prefix + "id"), ID_LIMIT),
+            )
+    return [], None, None
+
+
+def _stream_began(attributes: Mapping[str, Any], logged_at: int) -> int:
+    duration = attributes.get("duration")
+    if type(duration) is float and 0 <= duration < 1e6:
+        return logged_at - int(duration * _NANO)
+    return logged_at
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def _count(value: Any, rejected: list[str]) -> int | None:
+    kind = type(value)
+    if kind is str:
+        text = value.strip()
+        if not text.isascii() or not text.removeprefix("-").isdecimal():
+            try:
+                value = float(text) if len(text) <= 32 else None
+            except ValueError:
+                value = None
+        else:
+            value = int(text) if len(text) <= 20 else (-1 if text[0] == "-" else COUNT_LIMIT + 1)
+        kind = type(value)
+    if kind is float:
+        if not isfinite(value) or not value.is_integer():
+            rejected.append("malformed")
+            return None
+        value = int(value)
+    elif kind is not int:
+        rejected.append("malformed")
+        return None
+    if value < 0:
+        rejected.append("negative")
+        return None
+    if value > COUNT_LIMIT:
+        rejected.append("too_large")
+        return None
+    return int(value)
+
+
+def _cost(value: Any, rejected: list[str]) -> int | None:
+    """Nano-dollars. Zero is no answer: OpenLIT and Copilot write it for models whose price they do not know."""
+    if value is None:
+        return None
+    if type(value) is str:
+        try:
+            value = float(value[:32])
+        except ValueError:
+            value = None
+    if type(value) not in (int, float) or not isfinite(value):
+        rejected.append("malformed")
+        return None
+    if value < 0:
+        rejected.append("negative")
+        return None
+    if value > _COST_LIMIT:
+        rejected.append("too_large")
+        return None
+    return round(value * _NANO) or None
+
+
+_DIRTY: Final = re.compile("[\x00\ud800-\udfff]")
+
+
+def clean(text: str, limit: int) -> str:
+    """`text` cut to `limit` characters, without NUL and lone surrogates, which no database takes."""
+    text = text[:limit]
+    return text if text.isprintable() else _DIRTY.sub("", text)
+
+
+def _text(value: Any, limit: int) -> str | None:
+    if value is None:
+        return None
+    if type(value) is not str:
+        if type(value) is not int or not -(2**64) < value < 2**64:
+            return None
+        value = str(value)
+    return clean(value, limit).strip() or None
+
+
+def _provider(value: Any) -> str | None:
+    said = _text(value, LABEL_LIMIT)
+    if said is None:
+        return None
+    said = said.lower()
+    return None if said in FRAMEWORKS else PROVIDERS.get(said, said)
+
+
+def _tags(attributes: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    prefix = semconv.TAG_PREFIX
+    tags = []
+    for key in attributes:
+        if type(key) is str and key.startswith(prefix):
+            name, value = _text(key[len(prefix) :], TAG_LIMIT), _text(attributes[key], TAG_LIMIT)
+            if name and value:
+                tags.append((name, value))
+    return tuple(sorted(tags)[:MAX_TAGS])
+
+
+_resources: dict[int, tuple[Mapping[str, Any], tuple[str, str | None]]] = {}
+_MAX_RESOURCES: Final = 64
+
+
+def _facts(resource: Mapping[str, Any]) -> tuple[str, str | None]:
+    """(key, service) of a resource. A process has one resource object, so the answer is remembered by identity."""
+    known = _resources.get(id(resource))
+    if known is not None and known[0] is resource:
+        return known[1]
+    text = "\n".join(sorted(f"{key}={value}"[:512] for key, value in resource.items()))
+    key = blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
+    service = _text(resource.get(semconv.SERVICE_NAME), LABEL_LIMIT)
+    if service is not None and service.startswith("unknown_service"):
+        service = None
+    if len(_resources) >= _MAX_RESOURCES:
+        _resources.clear()
+    _resources[id(resource)] = (resource, (key, service))
+    return key, service

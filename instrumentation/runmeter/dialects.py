@@ -1,0 +1,286 @@
+"""What the libraries mean by their spans, as data: everything that is more than another spelling of a key.
+
+Adding a dialect is a few lines here (and in `semconv.py` for new keys) and a recording under `tests/recordings`. Every
+fact names the library and version it was seen in, and says what in the library makes it true.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from runmeter import semconv
+
+
+class Role(IntEnum):
+    """What a span is, for counting."""
+
+    PLAIN = 0
+    """Nothing to us but a link between others."""
+    CALL = 1
+    """One model call, answered or failed."""
+    WEAK = 2
+    """Has usage and no word on what it is: counts only where no call is above or below it."""
+    AGENT = 3
+    """An agent's turn; calls below it are its own."""
+    TOOL = 4
+    """A tool; calls below it are other calls, never repeats of one above."""
+    AGGREGATE = 5
+    """A chain, workflow, step or task around calls; usage on it (or on an agent) is theirs again."""
+
+
+PLAIN, CALL, WEAK, AGENT, TOOL, AGGREGATE = Role
+
+# --- words that say what a span is --------------------------------------------------------------------------------
+
+OPERATIONS: Final[Mapping[str, Role]] = {
+    "chat": CALL,
+    "text_completion": CALL,
+    "generate_content": CALL,
+    "embeddings": CALL,
+    "completion": CALL,  # LiteLLM 1.106 names its own functions, sync and async
+    "acompletion": CALL,
+    "atext_completion": CALL,
+    "embedding": CALL,
+    "aembedding": CALL,
+    "responses": CALL,
+    "aresponses": CALL,
+    "anthropic_messages": CALL,
+    "response": CALL,
+    "llm_call": CALL,  # Gemini CLI 0.61
+    "image_generation": CALL,
+    "execute_tool": TOOL,
+    "tool_call": TOOL,  # Gemini CLI 0.61
+    "invoke_agent": AGENT,
+    "invoke_workflow": AGGREGATE,
+    "create_agent": PLAIN,
+    "fetch_response": PLAIN,  # re-reads an answer that was counted when given; the conventions forbid usage on it
+    "plan": AGGREGATE,
+    "retrieval": PLAIN,
+    "chain": AGGREGATE,  # LangSmith 0.15
+    "execute_task": AGGREGATE,  # OpenLLMetry 0.62
+    "handoff": PLAIN,
+    "agent_step": AGGREGATE,  # Vercel AI SDK 7
+    "execute_event_loop_cycle": AGGREGATE,  # Strands 1.62
+    "schedule_tool_calls": AGGREGATE,  # Gemini CLI 0.61
+}
+
+KINDS: Final[tuple[tuple[str, Mapping[str, Role]], ...]] = (
+    (
+        semconv.OPENINFERENCE_KIND,
+        {
+            "LLM": CALL,
+            "EMBEDDING": CALL,
+            "AGENT": AGENT,
+            "TOOL": TOOL,
+            "CHAIN": AGGREGATE,
+            "RETRIEVER": PLAIN,
+            "RERANKER": PLAIN,
+            "GUARDRAIL": PLAIN,
+            "EVALUATOR": PLAIN,
+            "PROMPT": PLAIN,
+        },
+    ),
+    (
+        semconv.TRACELOOP_KIND,
+        {"workflow": AGGREGATE, "task": AGGREGATE, "agent": AGENT, "tool": TOOL},
+    ),
+    (
+        semconv.CLAUDE_CODE_KIND,
+        {"llm_request": CALL, "tool": TOOL, "interaction": AGGREGATE},
+    ),
+    (
+        semconv.LANGSMITH_KIND,
+        {
+            "llm": CALL,
+            "embedding": CALL,
+            "tool": TOOL,
+            "chain": AGGREGATE,
+            "retriever": PLAIN,
+            "prompt": PLAIN,
+            "parser": PLAIN,
+        },
+    ),
+    (
+        semconv.VERCEL_OPERATION,
+        {
+            "ai.generateText.doGenerate": CALL,
+            "ai.streamText.doStream": CALL,
+            "ai.generateObject.doGenerate": CALL,
+            "ai.streamObject.doStream": CALL,
+            "ai.embed.doEmbed": CALL,
+            "ai.embedMany.doEmbed": CALL,
+            "ai.toolCall": TOOL,
+            "ai.generateText": AGGREGATE,
+            "ai.streamText": AGGREGATE,
+            "ai.generateObject": AGGREGATE,
+            "ai.streamObject": AGGREGATE,
+            "ai.embed": AGGREGATE,
+            "ai.embedMany": AGGREGATE,
+        },
+    ),
+    (semconv.OPERATION_NAME, OPERATIONS),
+    (
+        semconv.LLM_REQUEST_TYPE,
+        {"chat": CALL, "completion": CALL, "embedding": CALL, "rerank": CALL, "responses": CALL, "unknown": CALL},
+    ),
+)
+"""Attributes that say what a span is, in the order in which they are believed: a library's own word before the
+conventions', since OpenLLMetry 0.62 writes operation invoke_agent on its workflow spans."""
+
+# --- facts about one library ------------------------------------------------------------------------------------------
+
+
+class Dialect(NamedTuple):
+    """What is peculiar to the spans of one instrumentation scope."""
+
+    input_excludes_cache: bool = False
+    """Cache reads and writes must be added to the input to make it inclusive."""
+    output_excludes_reasoning: bool = False
+    aggregates_count: bool = True
+    """False where usage on an agent or workflow span is not what happened inside it."""
+    names_threads: bool = True
+    """False where what stands in `gen_ai.conversation.id` is not a conversation."""
+    keys: Mapping[str, tuple[str, ...]] = {}
+    """More keys for a field of `semconv`, read after its own."""
+    texts: tuple[str, ...] = ()
+    """Attributes holding usage as JSON or Python repr."""
+    names: tuple[tuple[str, Role], ...] = ()
+    """Roles by the beginning of a span's name, for spans that no attribute describes."""
+    failed_names: tuple[tuple[str, Role], ...] = ()
+    """The same for spans that failed: libraries that set attributes only on success."""
+    agent_in_name: re.Pattern[str] | None = None
+    """Finds an agent's name in a span's name."""
+    stream_log: bool = False
+    """A stream's usage comes on a second, log-type span after the call span ended without."""
+
+
+DEFAULT: Final = Dialect()
+
+DIALECTS: Final[Mapping[str, Dialect]] = {
+    # Claude Code 2.1.197, beta traces: bare keys, Anthropic's own exclusive counting, `attempt` numbers from 1.
+    "com.anthropic.claude_code.tracing": Dialect(
+        input_excludes_cache=True,
+        keys={
+            "input": ("input_tokens",),
+            "output": ("output_tokens",),
+            "cache_read": ("cache_read_tokens",),
+            "cache_write": ("cache_creation_tokens",),
+            "model": ("model",),
+            "attempt": ("attempt",),
+            "subagent": ("agent_id",),
+        },
+    ),
+    # OpenLIT 1.45.0 copies Anthropic's input_tokens, which leave the cache out; a failed call's span ends before any
+    # attribute is set; its LangGraph spans repeat the usage (and the response id) of the last call below them.
+    "openlit.instrumentation.anthropic": Dialect(input_excludes_cache=True, failed_names=(("chat ", CALL),)),
+    "openlit.instrumentation.openai": Dialect(failed_names=(("chat ", CALL),)),
+    "openlit.instrumentation.langgraph": Dialect(aggregates_count=False),
+    # Google ADK 1.14.1: no operation name; thoughts and cached tokens only inside the JSON of the response. ADK 2.13
+    # keeps the names and says the operation as well.
+    "gcp.vertex.agent": Dialect(
+        output_excludes_reasoning=True,
+        texts=("gcp.vertex.agent.llm_response",),
+        names=(("call_llm", CALL), ("agent_run [", AGENT), ("invoke_agent ", AGENT), ("execute_tool", TOOL)),
+        agent_in_name=re.compile(r"^(?:agent_run \[(.*)\]|invoke_agent (.*))$", re.DOTALL),
+    ),
+    # Gemini CLI 0.61 takes candidatesTokenCount for the output; thoughts and cached tokens are only in its logs.
+    "gemini-cli": Dialect(),
+    # Codex CLI 0.169: usage on `handle_responses`, without operation or model.
+    "codex_exec": Dialect(),
+    # Microsoft Agent Framework 1.23 hands the previous response's id to the Responses API and calls it conversation.
+    "agent_framework": Dialect(names_threads=False),
+    # Strands 1.62: the agent object keeps adding, so the second turn's span holds the first turn too.
+    "strands.telemetry.tracer": Dialect(aggregates_count=False),
+    # LiteLLM 1.106.2: details only in the repr of its usage object; `raw_gen_ai_request` holds the provider's own answer,
+    # and is all that is left where every call writes its attributes on the one span of the application around it.
+    "litellm": Dialect(texts=("metadata.usage_object",), names=(("raw_gen_ai_request", CALL),)),
+    # LangSmith 0.15: details as JSON.
+    "langsmith": Dialect(
+        texts=(
+            "langsmith.metadata.usage_metadata",
+            "gen_ai.usage.input_token_details",
+            "gen_ai.usage.output_token_details",
+        )
+    ),
+    # Logfire 5.2.0: the provider's usage as JSON; a stream's call span ends when the stream begins, and the usage comes
+    # on a log-type span of the same scope when it is exhausted.
+    "logfire.openai": Dialect(texts=("gen_ai.usage.raw",), stream_log=True),
+    "logfire.anthropic": Dialect(texts=("gen_ai.usage.raw",), stream_log=True),
+    # pydantic-ai 2.68: a FallbackModel's failed attempts are spans of their own, without an operation.
+    "pydantic-ai": Dialect(failed_names=(("model request attempt", CALL),)),
+}
+
+# --- usage inside text ----------------------------------------------------------------------------------------------
+
+TEXT_FIELDS: Final[Mapping[str, str]] = {
+    "prompt_tokens": "input",
+    "input_tokens": "input",
+    "prompt_token_count": "input",  # Gemini
+    "promptTokenCount": "input",
+    "completion_tokens": "output",
+    "output_tokens": "output",
+    "candidates_token_count": "output",
+    "candidatesTokenCount": "output",
+    "cached_tokens": "cache_read",  # OpenAI
+    "cache_read_input_tokens": "cache_read",  # Anthropic
+    "cache_read": "cache_read",  # LangChain
+    "cached_content_token_count": "cache_read",
+    "cachedContentTokenCount": "cache_read",
+    "cache_creation_input_tokens": "cache_write",
+    "cache_creation_tokens": "cache_write",  # LiteLLM
+    "cache_creation": "cache_write",  # LangChain
+    "reasoning_tokens": "reasoning",
+    "thinking_tokens": "reasoning",  # Anthropic
+    "reasoning": "reasoning",  # LangChain
+    "thoughts_token_count": "reasoning",
+    "thoughtsTokenCount": "reasoning",
+}
+"""Names of counts inside a provider's own usage object."""
+
+TEXT_COUNT: Final = re.compile(
+    "['\"](" + "|".join(sorted(TEXT_FIELDS, key=len, reverse=True)) + r")['\"]\s*:\s*(\d{1,13})(?![\d.eE])"
+)
+"""One count in JSON or repr. A name inside quoted content does not match: JSON escapes the quotes around it."""
+
+RAW_USAGE: Final = re.compile(r"llm\.[^.]*\.usage")
+"""LiteLLM 1.106.2 names the attribute after the provider (`llm.openai.usage`, also `llm.None.usage`)."""
+
+# --- providers ------------------------------------------------------------------------------------------------------
+
+PROVIDERS: Final[Mapping[str, str]] = {
+    "az.ai.openai": "azure.ai.openai",
+    "az.ai.inference": "azure.ai.inference",
+    "azure": "azure.ai.openai",
+    "gemini": "gcp.gemini",
+    "gcp.gen_ai": "gcp.gemini",
+    "google.generative-ai": "gcp.gemini",  # Vercel AI SDK
+    "google.vertex": "gcp.vertex_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "bedrock": "aws.bedrock",
+    "amazon-bedrock": "aws.bedrock",
+    "mistral": "mistral_ai",
+    "mistralai": "mistral_ai",
+    "xai": "x_ai",
+    "openai.chat": "openai",  # Vercel AI SDK names the API as well
+    "openai.responses": "openai",
+    "openai.completion": "openai",
+    "openai.embedding": "openai",
+    "anthropic.messages": "anthropic",
+}
+"""Other names of providers the conventions have a name for."""
+
+FRAMEWORKS: Final = frozenset(
+    {
+        "strands-agents",
+        "microsoft.agent_framework",
+        "gcp.vertex.agent",
+        "langchain",
+        "langgraph",
+        "litellm",
+        "pydantic-ai",
+    }
+)
+"""What some libraries write where the provider belongs: their own name. It is no provider, and is left out."""
