@@ -105,8 +105,8 @@ def token(name: str, help: str) -> Callable[[F], F]:
     """A token that a server asks for: a value, or a file that it reads anew when it changes (`access.Token`)."""
 
     def both(command: F) -> F:
-        command = option(f"{name}-file", type=click.Path(dir_okay=False), help="The same from a file; rotates.")(command)
-        return option(name, help=help)(command)
+        from_file = option(f"{name}-file", type=click.Path(dir_okay=False), help="The same from a file; rotates.")
+        return option(name, help=help)(from_file(command))
 
     return both
 

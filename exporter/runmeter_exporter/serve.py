@@ -33,9 +33,9 @@ logger = logging.getLogger("runmeter.serve")
 class Config:
     """The options of `serve`; durations in seconds."""
 
+    listen: Address | None
+    otlp_listen: Address | None
     database_url: str | None = None
-    listen: Address | None = Address("127.0.0.1", 9465)
-    otlp_listen: Address | None = Address("127.0.0.1", 4318)
     metrics_listen: Address | None = None
     lease: float = 30.0
     grace: float = 15.0
@@ -106,9 +106,7 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
     def hosts(address: Address) -> tuple[str, ...]:
         return (address.host, *config.allowed_hosts)
 
-    rest = create_app(
-        store, scraper=scraper, read_token=tokens["read"], allowed_hosts=hosts(config.listen)
-    )
+    rest = create_app(store, scraper=scraper, read_token=tokens["read"], allowed_hosts=hosts(config.listen))
     listen(rest, config.listen, "REST, page and scrape")
     if config.otlp_listen is not None:
         otlp = create_otlp_app(ingest, ingest_token=tokens["ingest"], allowed_hosts=hosts(config.otlp_listen))

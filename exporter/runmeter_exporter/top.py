@@ -101,7 +101,8 @@ def table(shown: Sequence[Line], *, rows: int, note: str) -> Table:
     """The first `rows` lines and a sum over all of them."""
     columns = ("run", "thread", "agent", "model", "age", "calls", "tokens", "tokens/s", "cost", "USD/h",
                "lead", "sub", "middle")  # fmt: skip
-    made = Table(box=None, pad_edge=False, header_style="bold", expand=False, caption=note, caption_justify="left")
+    hidden = f"{len(shown) - rows} more not shown  " if len(shown) > rows else ""
+    made = Table(box=None, pad_edge=False, header_style="bold", caption=hidden + note, caption_justify="left")
     for index, name in enumerate(columns):
         narrow = 13 if name == "run" else None
         made.add_column(name, justify="left" if index < 4 else "right", no_wrap=True, max_width=narrow)
@@ -113,9 +114,8 @@ def table(shown: Sequence[Line], *, rows: int, note: str) -> Table:
             *[share(part, line.total_tokens) for part in line[-3:]],
         )  # fmt: skip
     made.add_section()
-    hidden = f" ({len(shown) - rows} not shown)" if len(shown) > rows else ""
     made.add_row(
-        f"{len(shown)} active{hidden}", "", "", "", "", tables.count(sum(x.llm_call_count for x in shown)),
+        f"{len(shown)} active", "", "", "", "", tables.count(sum(x.llm_call_count for x in shown)),
         tables.count(sum(x.total_tokens for x in shown)), f"{sum(x.tokens_per_second for x in shown):,.0f}",
         tables.money(_sum(x.cost_usd for x in shown)), tables.money(_sum(x.usd_per_hour for x in shown)),
         style="bold",
