@@ -23,7 +23,7 @@ from otlp_files import recordings, spans_of
 
 from runmeter.spans import EndedSpan
 from runmeter_exporter import otlp
-from runmeter_exporter.otlp import JSON, PROTOBUF, OtlpError, Wanted, decode
+from runmeter_exporter.otlp import JSON, PROTOBUF, OtlpError, decode
 
 RECORDINGS = list(recordings())
 SECOND = 10**9
@@ -67,17 +67,19 @@ def test_every_recording_reads_as_with_opentelemetry_proto(encoding: str) -> Non
         assert not decoded.rejected
 
 
-@pytest.mark.parametrize("encoding", [PROTOBUF, JSON])
-def test_only_wanted_attributes_are_read(encoding: str) -> None:
-    """What is not asked for, prompts among it, does not leave the bytes; prefixes admit families such as tags."""
+def test_attributes_are_a_mapping_that_asking_does_not_change() -> None:
+    """A key that is not there is not there afterwards either; the values are what Python makes of them."""
     request = ExportTraceServiceRequest.FromString(request_of())
-    span = request.resource_spans[0].scope_spans[0].spans[0]
-    for key in ("gen_ai.prompt", "gen_ai.operation.name", "runmeter.tag.team", "runmeter.tagged"):
-        span.attributes.add(key=key).value.string_value = f"value of {key}"
-    body = request.SerializeToString()
-    wanted = Wanted(frozenset({"gen_ai.operation.name", "absent"}), ("runmeter.tag.",))
-    (read,) = decode(as_json(body) if encoding == JSON else body, encoding, None, wanted).spans
-    assert set(read.attributes) == {"gen_ai.operation.name", "runmeter.tag.team"}
+    attributes = request.resource_spans[0].scope_spans[0].spans[0].attributes
+    attributes.add(key="text").value.string_value = "t"
+    attributes.add(key="list").value.array_value.values.add().int_value = 3
+    attributes.add(key="nothing")
+    attributes.add(key="text").value.string_value = "the last of two wins"
+    (span,) = decode(request.SerializeToString(), PROTOBUF, None).spans
+    assert span.attributes.get("absent") is None
+    assert "absent" not in span.attributes
+    assert span.attributes == {"text": "the last of two wins", "list": (3,), "nothing": None}
+    assert span.attributes.keys() & {"text", "absent"} == {"text"}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,4 @@
-"""OTLP/HTTP bytes → `EndedSpan`s, and the answers the specification wants (opentelemetry.io/docs/specs/otlp, 1.9).
-
-Content that nobody reads never becomes a Python object.
-"""
+"""OTLP/HTTP bytes → `EndedSpan`s, and the answers the specification wants (opentelemetry.io/docs/specs/otlp, 1.9)."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from runmeter_exporter.otlp.json import from_json
 from runmeter_exporter.otlp.protobuf import Answer, RpcStatus, from_protobuf
-from runmeter_exporter.otlp.values import EARLIEST, LATEST, Decoded, Wanted
+from runmeter_exporter.otlp.values import EARLIEST, LATEST, Decoded
 
 __all__ = [
     "EARLIEST",
@@ -21,7 +18,6 @@ __all__ = [
     "PROTOBUF",
     "Decoded",
     "OtlpError",
-    "Wanted",
     "answers_in",
     "decode",
     "failure",
@@ -46,20 +42,18 @@ class OtlpError(Exception):
         self.status = status
 
 
-def decode(
-    body: bytes, content_type: str | None, content_encoding: str | None, wanted: Wanted | None = None
-) -> Decoded:
+def decode(body: bytes, content_type: str | None, content_encoding: str | None) -> Decoded:
     """The spans of one `ExportTraceServiceRequest`.
 
-    `wanted` None reads every attribute. Raises OtlpError 400 (not what it says it is), 413 (too large) or
+    Raises OtlpError 400 (not what it says it is), 413 (too large) or
     415 (content type or encoding that we do not read).
     """
     answers_in(content_type)  # 415 before any work
     data = inflate(body, content_encoding)
     try:
         if _media_type(content_type) == JSON:
-            return from_json(data, wanted)
-        return from_protobuf(data, wanted)
+            return from_json(data)
+        return from_protobuf(data)
     except RecursionError:
         raise OtlpError(400, "attributes are nested too deeply to be an ExportTraceServiceRequest") from None
     except DecodeError as error:

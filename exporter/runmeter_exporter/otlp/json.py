@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from runmeter.spans import EndedSpan
-from runmeter_exporter.otlp.values import IS_REMOTE, Decoded, Wanted, problem
+from runmeter_exporter.otlp.values import IS_REMOTE, Decoded, problem
 
 
 class _AnyValue(msgspec.Struct, rename="camel"):
@@ -83,12 +83,12 @@ _KINDS = {
 }
 
 
-def from_json(data: bytes, wanted: Wanted | None) -> Decoded:
+def from_json(data: bytes) -> Decoded:
     """The spans of a request in JSON. Raises msgspec.DecodeError, ValueError or RecursionError."""
     spans: list[EndedSpan] = []
     rejected: Counter[str] = Counter()
     for resource_spans in _request.decode(data).resource_spans:
-        resource = _json_values(resource_spans.resource.attributes if resource_spans.resource else (), None)
+        resource = _json_values(resource_spans.resource.attributes if resource_spans.resource else ())
         for scope_spans in resource_spans.scope_spans:
             scope = scope_spans.scope.name if scope_spans.scope else ""
             for span in scope_spans.spans:
@@ -107,7 +107,7 @@ def from_json(data: bytes, wanted: Wanted | None) -> Decoded:
                         span.kind if isinstance(span.kind, int) else _KINDS.get(span.kind, 0),
                         scope,
                         resource,
-                        _json_values(span.attributes, wanted),
+                        _json_values(span.attributes),
                         min(started_at, ended_at),
                         ended_at,
                         span.status is not None and span.status.code in (2, "STATUS_CODE_ERROR"),
@@ -123,15 +123,8 @@ def _hex(text: str) -> bytes:
         return b"?"  # one byte: the wrong length for every id, so the span is rejected by the id's name
 
 
-def _json_values(attributes: Iterable[_KeyValue], wanted: Wanted | None) -> dict[str, Any]:
-    if wanted is None:
-        return {pair.key: _json_value(pair.value) for pair in attributes}
-    keys, prefixes = wanted
-    return {
-        pair.key: _json_value(pair.value)
-        for pair in attributes
-        if pair.key in keys or (prefixes and pair.key.startswith(prefixes))
-    }
+def _json_values(attributes: Iterable[_KeyValue]) -> dict[str, Any]:
+    return {pair.key: _json_value(pair.value) for pair in attributes}
 
 
 def _json_value(value: _AnyValue | None) -> Any:

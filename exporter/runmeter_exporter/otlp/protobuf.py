@@ -2,19 +2,19 @@
 
 Attributes are a map (a repeated `KeyValue` and a `map<string, AnyValue>` are the same bytes) and text is bytes, so
 that the parser hashes the keys in C, Python touches the few that count, and one bad character in a prompt does not
-cost a batch.
+cost a batch. Content that nobody reads never becomes a Python object.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, KeysView, Mapping
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from runmeter.spans import EndedSpan
-from runmeter_exporter.otlp.values import IS_REMOTE, Decoded, Wanted, problem
+from runmeter_exporter.otlp.values import IS_REMOTE, Decoded, problem
 
 _TYPES = {"bytes": 12, "string": 9, "int32": 5, "int64": 3, "fixed32": 7, "fixed64": 6, "bool": 8, "double": 1}
 _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
@@ -96,12 +96,12 @@ Answer = _message("Answer")
 RpcStatus = _message("RpcStatus")
 
 
-def from_protobuf(data: bytes, wanted: Wanted | None) -> Decoded:
+def from_protobuf(data: bytes) -> Decoded:
     """The spans of a serialized request. Raises DecodeError."""
     spans: list[EndedSpan] = []
     rejected: Counter[str] = Counter()
     for resource_spans in _TraceRequest.FromString(data).resource_spans:
-        resource = _values(resource_spans.resource.attributes, None)
+        resource = dict(Attributes(resource_spans.resource.attributes))
         for scope_spans in resource_spans.scope_spans:
             scope = _text(scope_spans.scope.name)
             for span in scope_spans.spans:
@@ -121,7 +121,7 @@ def from_protobuf(data: bytes, wanted: Wanted | None) -> Decoded:
                         span.kind,
                         scope,
                         resource,
-                        _values(span.attributes, wanted),
+                        Attributes(span.attributes),
                         min(started_at, ended_at),
                         ended_at,
                         span.status.code == 2,
@@ -134,16 +134,29 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def _values(attributes: Any, wanted: Wanted | None) -> dict[str, Any]:
-    if wanted is None:
-        return {key: _value(attributes[key]) for key in attributes}
-    keys, prefixes = wanted
-    # One pass in C over the names; the tags are few and rare, so they are looked for only where one of ours is.
-    found = keys.intersection(attributes)
-    values = {key: _value(attributes[key]) for key in found}
-    if prefixes:
-        values |= {key: _value(attributes[key]) for key in attributes if key.startswith(prefixes)}
-    return values
+class Attributes(Mapping[str, Any]):
+    """Attributes of one span, still in the parsed bytes; a value is converted when somebody asks for it."""
+
+    __slots__ = ("_map", "_names")
+
+    def __init__(self, parsed: Any) -> None:
+        self._map = parsed
+        self._names = dict.fromkeys(parsed)  # real keys: set operations on them stay in C
+
+    def keys(self) -> KeysView[str]:
+        """The names, as a view of a real dict."""
+        return self._names.keys()
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._names:  # asking the parsed map would add the key
+            return _value(self._map[key])
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _value(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What both encodings of a request share: what is read of a span, and when a span is not taken."""
+"""What both encodings of a request share: when a span is not taken."""
 
 from __future__ import annotations
 
@@ -21,13 +21,6 @@ class Decoded(NamedTuple):
     spans: list[EndedSpan]
     rejected: Mapping[str, int]
     """Spans not taken, by reason: `trace_id`, `span_id`, `parent_id` (wrong length or all zero), `time`."""
-
-
-class Wanted(NamedTuple):
-    """Which span attributes are read; everything else stays in the bytes."""
-
-    keys: frozenset[str]
-    prefixes: tuple[str, ...]
 
 
 def problem(trace_id: bytes, span_id: bytes, parent_id: bytes, started_at: int, ended_at: int) -> str | None:

