@@ -66,7 +66,7 @@ def test_a_run_rises_while_it_works_and_ends_with_the_providers_numbers(sidecar:
 
 
 def test_kill_of_an_agent_and_of_the_sidecar_leaves_every_number(sidecar: Sidecar, provider: Provider) -> None:
-    """After kill -9 of an agent its last snapshot stays readable; killing and restarting the sidecar changes nothing."""
+    """After kill -9 of an agent its last snapshot stays readable; killing and restarting the sidecar changes none."""
     agents = [Agent(sidecar.database_url, provider.openai_url, f"run-{i}", "shared") for i in range(3)]
     for agent in agents:
         agent.tell("call")
@@ -93,6 +93,6 @@ def test_an_exception_ends_the_run_as_error_and_counts(sidecar: Sidecar, provide
     agent.tell("call")
     agent.send("raise")
     assert agent.process.wait(60) == 1
-    run = until(lambda: (r := sidecar.get("/api/runs/failing")) and r["usage_state"] == "settled" and r, "it is settled")
+    run = until(lambda: (r := sidecar.get("/api/runs/failing")) and r["usage_state"] == "settled" and r, "settled")
     assert run["status"] == "error"
     assert agrees(run, provider.truth(run_id="failing"))
