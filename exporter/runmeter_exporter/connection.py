@@ -216,7 +216,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         self.clock = clock
         self.on_refused = on_refused
         self.draining = False
-        self.sweep_every = min(5.0, idle_timeout / 4)
+        self.sweep_every = min(5.0, idle_timeout / 4, request_timeout / 4)
         self._idle_timeout = idle_timeout
         self._request_timeout = request_timeout
         self._next_sweep = clock()

@@ -176,11 +176,13 @@ class Server:
 def _listen(host: str, port: int) -> socket.socket:
     """A listening socket; for a name with several addresses the first IPv4 one, else the first."""
     where = f"{host or '0.0.0.0'}:{port}"
+    if not 0 <= port <= 65535:  # getaddrinfo would take it modulo 65536
+        raise ListenError(f"cannot listen on {where}: ports go from 0 to 65535")
     try:
         found = socket.getaddrinfo(
             {"": "0.0.0.0", "*": "0.0.0.0"}.get(host, host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-    except (OSError, UnicodeError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise ListenError(f"cannot listen on {where}: {host!r} is no name or address ({error})") from None
     family, kind, proto, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
     sock = socket.socket(family, kind, proto)
@@ -192,14 +194,13 @@ def _listen(host: str, port: int) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
         sock.bind(address)
         sock.listen(1024)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         sock.close()
-        number = getattr(error, "errno", None)
-        if number == errno.EADDRINUSE:
+        if error.errno == errno.EADDRINUSE:
             why = "another program listens there. Stop it, or choose another port (0 takes any free one)"
-        elif number == errno.EACCES:
+        elif error.errno == errno.EACCES:
             why = "that needs privileges. Choose a port from 1024 on (0 takes any free one)"
-        elif number == errno.EADDRNOTAVAIL:
+        elif error.errno == errno.EADDRNOTAVAIL:
             why = "this machine has no such address. Use 127.0.0.1, or 0.0.0.0 for all it has"
         else:
             why = str(error)

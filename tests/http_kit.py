@@ -1,0 +1,83 @@
+"""A real server around an application, and a client that can send what no library would."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPResponse
+from typing import Any, NamedTuple
+
+from runmeter_exporter.server import Server
+
+PATIENCE = 20.0
+"""Seconds after which a test gives up waiting for an answer."""
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@contextmanager
+def serving(app: Any, **limits: Any) -> Iterator[Server]:
+    server = Server(app, **limits)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(server.address, timeout=PATIENCE)
+
+
+def read_answer(sock: socket.socket, method: str = "GET") -> Answer:
+    response = HTTPResponse(sock, method=method)
+    response.begin()
+    return Answer(response.status, dict(response.getheaders()), response.read())
+
+
+def request_bytes(
+    target: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes | None = None
+) -> bytes:
+    fields = {"Host": "localhost", **(headers or {})}
+    if body is not None:
+        fields.setdefault("Content-Length", str(len(body)))
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+    return "\r\n".join(lines).encode("latin-1") + (body or b"")
+
+
+def ask(
+    server: Server,
+    target: str,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+) -> Answer:
+    """One request on a connection of its own; the target goes out exactly as it is."""
+    with connect(server) as sock:
+        sock.sendall(request_bytes(target, method, headers, body))
+        return read_answer(sock, method)
+
+
+def send(server: Server, content: bytes) -> Answer:
+    """Bytes as they are, and the answer to them."""
+    with connect(server) as sock:
+        sock.sendall(content)
+        return read_answer(sock)
+
+
+def closed(sock: socket.socket) -> bool:
+    """Wait until the server closes its side; False when it sent something instead."""
+    try:
+        return sock.recv(1) == b""
+    except ConnectionResetError:
+        return True
