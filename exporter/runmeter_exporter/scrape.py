@@ -99,6 +99,7 @@ class Scraper:
         self._flights: dict[bool, _Flight] = {}
         self._known: dict[bool, _Reading] = {}
         self._announcers = {False: Announcer(), True: Announcer()}
+        self._away = False
 
     def handle(self, query: Mapping[str, str], headers: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
         """Headers and body of the answer to `GET /metrics`; always a 200. ValueError for an `include_active` that is
@@ -171,8 +172,10 @@ class Scraper:
             now = self._clock()
             reading = _Reading(scrape, now, now - flight.started)
         except Exception as error:
-            logger.warning("the store did not answer a scrape; the last known totals are served: %s", error)
+            if not self._away:  # said once, not at every scrape of an outage
+                logger.warning("the store did not answer a scrape; the last known totals are served: %s", error)
         with self._lock:
+            self._away = reading is None
             del self._flights[include_active]
             if reading is not None:
                 self._known[include_active] = flight.reading = reading
