@@ -1,0 +1,147 @@
+"""What the store takes from outside: clean text of bounded length and counts of bounded size.
+
+Everything here is idempotent and total over `str`: what was cleaned once passes unchanged, so the doors, the store and
+the answers may all ask without agreeing who goes first.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from runmeter.sink import STATUSES
+from runmeter.usage import COUNT_LIMIT, Usage
+
+if TYPE_CHECKING:
+    from runmeter_exporter.run import CellKey, RunSnapshot
+
+ID_LIMIT = 256
+LABEL_LIMIT = 128
+TAG_LIMIT = 8
+TAG_TEXT_LIMIT = 64
+CELL_LIMIT = 64
+"""Cells of a run with names of their own; beyond, usage goes to cells named `other`."""
+
+COST_LIMIT = 2**50
+"""Nano-dollars in one cell: a million dollars."""
+TIME_LIMIT = 253_402_300_799 * 10**9
+"""Nanoseconds since the epoch at the end of the year 9999, the last moment that RFC 3339 can write."""
+
+OVERFLOWS = ("cells", "tags", "text")
+"""What was cut in a run; the position is the bit in `StoredRun.overflow`."""
+CELLS_CUT, TAGS_CUT, TEXT_CUT = 1, 2, 4
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    """`text` with NUL and lone surrogates, which no database stores, replaced by U+FFFD."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def clean_id(text: str) -> str:
+    """A clean id of at most 256 characters. A longer one keeps its head and ends in a hash, so that two stay two."""
+    text = clean(text)
+    if len(text) <= ID_LIMIT:
+        return text
+    digest = blake2b(text.encode(), digest_size=8).hexdigest()
+    return f"{text[: ID_LIMIT - 17]}~{digest}"
+
+
+def clean_label(text: str) -> str:
+    """A clean label value of at most 128 characters."""
+    return clean(text)[:LABEL_LIMIT]
+
+
+def bound(snapshot: RunSnapshot) -> tuple[RunSnapshot, int]:
+    """The snapshot as it may be stored, and the bits of `OVERFLOWS` that say what was cut.
+
+    Raises TypeError, ValueError or AttributeError where a field is not of its type at all: such a snapshot is refused.
+    """
+    bits = 0
+    changes: dict[str, object] = {}
+    if not snapshot.run_id or not snapshot.source:
+        raise ValueError("a snapshot needs a run id and a source")
+    if snapshot.status not in STATUSES:
+        raise ValueError(f"status {snapshot.status!r} is none of {', '.join(STATUSES)}")
+    if type(snapshot.revision) is not int or not 0 <= snapshot.revision < 2**62:
+        raise ValueError(f"revision {snapshot.revision!r} is not a count")
+    for name in ("run_id", "source", "thread_id", "user_id"):
+        text = getattr(snapshot, name)
+        if text is None:
+            continue
+        if not (len(text) <= ID_LIMIT and text.isascii() and "\0" not in text) and clean_id(text) != text:
+            changes[name] = clean_id(text)
+            bits |= TEXT_CUT
+        elif not text:
+            changes[name] = None
+    for name in ("service", "agent", "stop_reason"):
+        text = getattr(snapshot, name)
+        if text is None:
+            continue
+        if not (len(text) <= LABEL_LIMIT and text.isascii() and "\0" not in text) and clean_label(text) != text:
+            changes[name] = clean_label(text)
+            bits |= TEXT_CUT
+        elif not text:
+            changes[name] = None
+    for name in ("trace_id", "root_span_id"):
+        text = getattr(snapshot, name)
+        if text is not None and not (len(text) <= 32 and text.isascii() and text.isalnum()):
+            changes[name] = None
+    for name in ("started_at", "updated_at", "ended_at"):
+        moment = getattr(snapshot, name)
+        if moment is not None and not (type(moment) is int and 0 <= moment <= TIME_LIMIT):
+            changes[name] = max(0, min(int(moment), TIME_LIMIT))
+    if snapshot.tags:
+        tags = _bound_tags(snapshot.tags)
+        if tags != snapshot.tags:
+            changes["tags"] = tags
+            bits |= TAGS_CUT
+    if snapshot.usage_by:
+        cells: dict[CellKey, Usage] = {}
+        for key, usage in snapshot.usage_by.items():
+            kept = _bound_key(key)
+            if kept is not key:
+                bits |= TEXT_CUT
+            usage = _bound_usage(usage)
+            cells[kept] = cells[kept] + usage if kept in cells else usage
+        changes["usage_by"] = cells
+    if snapshot.set_aside:
+        changes["set_aside"] = {
+            clean_label(reason): max(0, min(int(count), COUNT_LIMIT)) for reason, count in snapshot.set_aside.items()
+        }
+    return (replace(snapshot, **changes) if changes else snapshot), bits  # type: ignore[arg-type]
+
+
+def _bound_tags(tags: object) -> dict[str, str]:
+    pairs = sorted(dict(tags).items())[:TAG_LIMIT]  # type: ignore[call-overload]
+    return {clean(key)[:TAG_TEXT_LIMIT]: clean(value)[:TAG_TEXT_LIMIT] for key, value in pairs}
+
+
+def _bound_key(key: CellKey) -> CellKey:
+    day, provider, model, caller = key
+    if len(day) != 10 or day[4] != "-" or day[7] != "-" or not (day[:4] + day[5:7] + day[8:]).isdecimal():
+        raise ValueError(f"{day!r} is not a day written as YYYY-MM-DD")
+    joined = day + provider + model + caller
+    if len(joined) <= LABEL_LIMIT and joined.isascii() and "\0" not in joined and provider and model and caller:
+        return key
+    cleaned = type(key)(
+        day,
+        clean_label(provider) or "unknown",
+        clean_label(model) or "unknown",
+        clean_label(caller) or "lead_agent",
+    )
+    return key if cleaned == key else cleaned
+
+
+def _bound_usage(usage: Usage) -> Usage:
+    if type(sum(usage)) is not int:
+        raise TypeError("counts are whole numbers")
+    if min(usage) >= 0 and max(usage) <= COUNT_LIMIT:
+        return usage
+    counts = [max(0, min(count, COUNT_LIMIT)) for count in usage]
+    return Usage(*counts)._replace(cost_nanousd=max(0, min(usage.cost_nanousd, COST_LIMIT)))
