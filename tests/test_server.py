@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from http_kit import ask, closed, connect, read_answer, request_bytes, send, serving
+
 from runmeter_exporter.server import ListenError, Server
 
 
@@ -44,9 +45,8 @@ def test_port_zero_takes_a_free_port_and_says_which() -> None:
 
 def test_a_taken_port_is_said_plainly() -> None:
     """The error names the address and what to do, before anything is served."""
-    with serving(echo) as server:
-        with pytest.raises(ListenError) as error:
-            Server(echo, *server.address)
+    with serving(echo) as server, pytest.raises(ListenError) as error:
+        Server(echo, *server.address)
     assert f"127.0.0.1:{server.address[1]}" in str(error.value)
     assert "another program listens there" in str(error.value)
 

@@ -233,6 +233,7 @@ def prune(database_url: str | None, older_than: float, forget_threads: bool, as_
 @option("--grace", type=DURATION, default="15s", show_default=True, help="Wait for late spans before closing a run.")
 @option("--otlp-idle", type=DURATION, default="30m", show_default=True, help="End a run without a span for so long.")
 @option("--retain", type=DURATION, help="Prune runs older than this, hourly; the totals stay. Default: keep all.")
+@option("--durable", is_flag=True, help="SQLite: what this sidecar writes survives a power loss. Slower.")
 @token("--read-token", "Bearer token for everything but POST /v1/* and /-/*.")
 @token("--ingest-token", "Bearer token for POST /v1/*.")
 @option("--allow-unauthenticated", is_flag=True, help="Listen beyond loopback without tokens.")

@@ -41,6 +41,7 @@ class Config:
     grace: float = 15.0
     otlp_idle: float = 1800.0
     retain: float | None = None
+    durable: bool = False
     read_token: str | None = None
     read_token_file: str | None = None
     ingest_token: str | None = None
@@ -84,9 +85,14 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
     if config.otlp_listen is not None:
         require_token(config.otlp_listen.host, tokens["ingest"], "RUNMETER_INGEST_TOKEN", config.allow_unauthenticated)
 
-    store = open_store(config.database_url)
+    store = open_store(config.database_url, durable=config.durable)
     leaving.callback(store.dispose)
     say(f"runmeter: store {store.url_for_humans}")
+    try:
+        store.runs(limit=1)
+    except StoreUnavailable as problem:
+        # It may come up after us. Until then /-/ready says no, agents keep what they have, and spans are refused.
+        say(f"runmeter: the store is away, serving without it until it answers ({problem})")
     scraper = Scraper(store)
     ingest = Ingest(store)
     leaving.callback(ingest.stop)

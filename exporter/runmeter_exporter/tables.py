@@ -65,7 +65,7 @@ def threads(answer: Answer) -> Table:
     columns = ("thread", "updated", "runs", "active", "calls", "input", "output", "tokens", "cost")
     return table("", columns, [
         (
-            item["thread_id"], when(item.get("updated_at")), item["total_runs"], item.get("active_runs", 0),
+            item["thread_id"], when(item["updated_at"]), item["total_runs"], item["active_runs"],
             item["llm_call_count"], item["total_input_tokens"], item["total_output_tokens"], item["total_tokens"],
             money(item["cost_usd"]),
         )
@@ -97,9 +97,8 @@ def totals(title: str, answer: Answer) -> list[Table]:
         columns = ("provider", "model", "caller", "calls", "input", "output", "cost")
         parts.append(table("", columns, [
             (
-                line["provider"], line["model"], line["caller"], _field(line, "llm_call_count", "calls"),
-                _field(line, "total_input_tokens", "input_tokens"),
-                _field(line, "total_output_tokens", "output_tokens"), money(line.get("cost_usd")),
+                line["provider"], line["model"], line["caller"], line["llm_call_count"], line["total_input_tokens"],
+                line["total_output_tokens"], money(line["cost_usd"]),
             )
             for line in answer["usage"]
         ], 3))  # fmt: skip
@@ -111,10 +110,6 @@ _MORE = (
     ("total_runs", "runs"), ("active_runs", "active runs"), ("lower_bound_runs", "lower bound runs"),
     ("unthreaded_runs", "runs without a thread"),
 )  # fmt: skip
-
-
-def _field(line: Answer, *names: str) -> Any:
-    return next((line[name] for name in names if name in line), 0)
 
 
 def daily(rows: Sequence[Answer], by: Sequence[str]) -> Table:
