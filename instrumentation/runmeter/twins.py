@@ -1,0 +1,198 @@
+"""Two spans of one model call: what makes them so, within a run and across runs.
+
+Two instrumentations of one process (a framework's and its client's) describe the same call. Where the one's context does
+not reach the other, the two spans even stand in different traces, and nothing links them but what they say. A run
+with such a trace of its own is no run: its calls move to the run that keeps them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Final, NamedTuple
+
+from runmeter import semconv
+from runmeter.call import Reading
+from runmeter.dialects import CALL, WEAK
+from runmeter.usage import Usage
+
+SLACK: Final = 3_000_000
+"""Nanoseconds by which an inner span may stick out of the outer one: two clocks are read in two libraries."""
+ID_SLACK: Final = 1_000_000_000
+"""Nanoseconds between two spans of one response id. Ids are not unique everywhere (Ollama draws `chatcmpl-` and a number
+under 1,000), so spans of one id are one call only if they are near in time and do not contradict each other."""
+STREAM_SLACK: Final = 250_000_000
+"""Nanoseconds between the end of a call span and the beginning of the stream that it returned."""
+
+
+def agree(one: Usage | None, other: Usage | None) -> bool:
+    """No contradiction: equal input or equal output, or one does not know. (OpenLLMetry 0.62 adds 1 to the output of a
+    streamed Anthropic answer.)"""
+    return one is None or other is None or one[0] == other[0] or one[1] == other[1]
+
+
+def models_agree(one: str | None, other: str | None) -> bool:
+    """The requested name of a model is the beginning of the name the provider answers with."""
+    if one is None or other is None or one == other:
+        return True
+    one, other = one.rpartition("/")[2], other.rpartition("/")[2]
+    return one.startswith(other) or other.startswith(one)
+
+
+def same_id(one: Reading, other: Reading) -> bool:
+    """Two spans with an equal response id speak of one call."""
+    if one.scope == semconv.SCOPE and other.scope == semconv.SCOPE:
+        return True  # record_usage(call_id=…): the caller promises that an id is a call
+    gap = max(one.started_at, other.started_at) - min(one.ended_at, other.ended_at)
+    return gap <= ID_SLACK and agree(one.usage, other.usage)
+
+
+def inside(one_start: int, one_end: int, other_start: int, other_end: int) -> bool:
+    """One lies within the other's time."""
+    return (one_start - SLACK <= other_start and other_end <= one_end + SLACK) or (
+        other_start - SLACK <= one_start and one_end <= other_end + SLACK
+    )
+
+
+def same_call(one: Reading, other: Reading) -> bool:
+    """Two spans of different runs (or without any link in one) speak of one call."""
+    if one.resource_key != other.resource_key:
+        return False
+    if one.response_id is not None and other.response_id is not None:
+        return one.response_id == other.response_id and same_id(one, other)
+    if not models_agree(one.model, other.model):
+        return False
+    if one.scope == other.scope:
+        return settles(one, other) or settles(other, one)
+    if (one.usage is None) != (other.usage is None):
+        return False
+    if one.usage is None or other.usage is None:
+        if one.failed != other.failed:
+            return False
+    elif one.usage[:2] != other.usage[:2]:
+        return False
+    return inside(one.started_at, one.ended_at, other.started_at, other.ended_at)
+
+
+SAME: Final = 1
+INNER: Final = 2
+OUTER: Final = 3
+
+
+def nested(inner: Reading, outer: Reading) -> int:
+    """A call span directly under a call span of another instrumentation: SAME call, or one of them (the INNER, the
+    OUTER) only repeats the other without usage; 0 where they are two calls.
+
+    A failed attempt under a call that succeeded is an attempt of its own.
+    """
+    if inner.scope == outer.scope:
+        return 0
+    if inner.usage is not None and outer.usage is not None:
+        return SAME if agree(inner.usage, outer.usage) else 0
+    if inner.usage is None:
+        if inner.failed and not outer.failed:
+            return 0
+        if outer.usage is not None:
+            return INNER
+    return OUTER
+
+
+def settles(log: Reading, call: Reading) -> bool:
+    """`log` is the usage of the stream that `call` returned (Logfire)."""
+    return (
+        log.stream_log
+        and log.usage is not None
+        and not call.stream_log
+        and call.usage is None
+        and not call.failed
+        and log.scope == call.scope
+        and abs(log.started_at - call.ended_at) <= STREAM_SLACK
+    )
+
+
+def twin_keys(reading: Reading) -> tuple[str, ...]:
+    """Under which keys twins of this reading are found: equal text for all spans that might be the same call.
+
+    Empty for spans that are no calls. A store keeps them in an indexed column (one row each) and hands what it finds
+    within a few seconds to `same_call`.
+    """
+    if reading.role != CALL and reading.role != WEAK:
+        return ()
+    place = reading.resource_key
+    usage = reading.usage
+    keys = [f"{place}:-" if usage is None else f"{place}:{usage[0]}:{usage[1]}"]
+    if reading.stream_log and usage is not None:
+        keys.append(f"{place}:-")
+    if reading.response_id is not None:
+        keys.append(f"{place}={reading.response_id}")
+    return tuple(keys)
+
+
+class RunFacts(NamedTuple):
+    """What decides which of two runs keeps a call that both have."""
+
+    run_id: str
+    explicit: bool
+    """Begun with `runmeter.run`, not inferred from a trace."""
+    named: bool
+    """Has a thread or an agent."""
+    started_at: int
+    ended_at: int
+
+
+def keeper(one: RunFacts, other: RunFacts) -> RunFacts:
+    """The run that keeps a call: explicit before implicit, then the one with a thread or an agent, then the outer one
+    in time, then the lower id."""
+    return min(one, other, key=lambda run: (not run.explicit, not run.named, run.started_at, -run.ended_at, run.run_id))
+
+
+class TwinIndex:
+    """Recent calls of this process by `twin_keys`, bounded: finds the twin of a call in another run.
+
+    Not thread-safe; the processor holds its lock. `run` is any hashable handle of the caller's.
+    """
+
+    def __init__(self, *, limit: int = 4096, per_key: int = 16) -> None:
+        self._limit = limit
+        self._per_key = per_key
+        self._keys: OrderedDict[str, list[tuple[Hashable, Reading]]] = OrderedDict()
+
+    def find(self, run: Hashable, reading: Reading) -> tuple[Hashable, Reading] | None:
+        """(run, reading) of the nearest twin in another run, one per instrumentation, or None."""
+        best: tuple[int, Hashable, Reading] | None = None
+        for key in twin_keys(reading):
+            for other_run, other in self._keys.get(key, ()):
+                if other_run != run and same_call(reading, other):
+                    distance = abs(reading.started_at - other.started_at) + abs(reading.ended_at - other.ended_at)
+                    if best is None or distance < best[0]:
+                        best = distance, other_run, other
+        return None if best is None else (best[1], best[2])
+
+    def add(self, run: Hashable, reading: Reading) -> None:
+        """Remember a call. The oldest are forgotten beyond the limit."""
+        for key in twin_keys(reading):
+            entries = self._keys.get(key)
+            if entries is None:
+                self._keys[key] = [(run, reading)]
+                if len(self._keys) > self._limit:
+                    self._keys.popitem(last=False)
+            else:
+                entries.append((run, reading))
+                if len(entries) > self._per_key:
+                    del entries[0]
+                self._keys.move_to_end(key)
+
+    def moved(self, reading: Reading, run: Hashable) -> None:
+        """The reading belongs to `run` from now on."""
+        for key in twin_keys(reading):
+            entries = self._keys.get(key, [])
+            entries[:] = [(run if known.key == reading.key else of, known) for of, known in entries]
+
+    def forget(self, run: Hashable) -> None:
+        """The run is over and settled; nothing of it is moved any more."""
+        for key in [key for key, entries in self._keys.items() if any(of == run for of, _ in entries)]:
+            entries = [entry for entry in self._keys[key] if entry[0] != run]
+            if entries:
+                self._keys[key] = entries
+            else:
+                del self._keys[key]
