@@ -23,6 +23,7 @@ from runmeter.dialects import (
     KINDS,
     PLAIN,
     PROVIDERS,
+    RAW_NAME,
     RAW_USAGE,
     TEXT_COUNT,
     TEXT_FIELDS,
@@ -140,7 +141,7 @@ class Reading(NamedTuple):
 _BARE: Final = Reading(0, 0)
 _VERSION: Final = 1
 
-# --- the plan: which key fills which slot -----------------------------------------------------------------------------
+# --- the plan: which key fills which slot ---------------------------------------------------------------------------
 
 _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "input": semconv.INPUT,
@@ -311,6 +312,8 @@ def _read(span: EndedSpan) -> Reading:
     if raw[_THREAD] is not None and (dialect.names_threads or ranks[_THREAD] != 0):
         thread_id = _text(raw[_THREAD], ID_LIMIT)
     is_root = raw[_RUN_ROOT] is True
+    if name == RAW_NAME and role == CALL:
+        scope += ".raw"  # the wire's view of a call that the library's own span may describe as well
     return Reading(
         trace_id,
         span_id,
@@ -380,7 +383,7 @@ def _usage(
     model = response_id = None
     if dialect.texts:
         texts = [text for text in map(attributes.get, dialect.texts) if type(text) is str]
-        if name == "raw_gen_ai_request":
+        if name == RAW_NAME:
             text, model, response_id = _raw_answer(attributes)
             texts += text
         if texts:
@@ -441,7 +444,7 @@ def _stream_began(attributes: Mapping[str, Any], logged_at: int) -> int:
     return logged_at
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------------------------
 
 
 def _count(value: Any, rejected: list[str]) -> int | None:

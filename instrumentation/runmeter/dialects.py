@@ -33,7 +33,7 @@ class Role(IntEnum):
 
 PLAIN, CALL, WEAK, AGENT, TOOL, AGGREGATE = Role
 
-# --- words that say what a span is --------------------------------------------------------------------------------
+# --- words that say what a span is ----------------------------------------------------------------------------------
 
 OPERATIONS: Final[Mapping[str, Role]] = {
     "chat": CALL,
@@ -130,7 +130,12 @@ KINDS: Final[tuple[tuple[str, Mapping[str, Role]], ...]] = (
 """Attributes that say what a span is, in the order in which they are believed: a library's own word before the
 conventions', since OpenLLMetry 0.62 writes operation invoke_agent on its workflow spans."""
 
-# --- facts about one library ------------------------------------------------------------------------------------------
+# --- facts about one library ----------------------------------------------------------------------------------------
+
+
+RAW_NAME: Final = "raw_gen_ai_request"
+RAW_USAGE: Final = re.compile(r"llm\.[^.]*\.usage")
+"""LiteLLM 1.106.2 names the attribute after the provider (`llm.openai.usage`, also `llm.None.usage`)."""
 
 
 class Dialect(NamedTuple):
@@ -194,9 +199,9 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "agent_framework": Dialect(names_threads=False),
     # Strands 1.62: the agent object keeps adding, so the second turn's span holds the first turn too.
     "strands.telemetry.tracer": Dialect(aggregates_count=False),
-    # LiteLLM 1.106.2: details only in the repr of its usage object; `raw_gen_ai_request` holds the provider's own answer,
-    # and is all that is left where every call writes its attributes on the one span of the application around it.
-    "litellm": Dialect(texts=("metadata.usage_object",), names=(("raw_gen_ai_request", CALL),)),
+    # LiteLLM 1.106.2: details only in the repr of its usage object; `raw_gen_ai_request` holds the provider's own
+    # answer, and is all that is left where every call writes its attributes on the application's one span around it.
+    "litellm": Dialect(texts=("metadata.usage_object",), names=((RAW_NAME, CALL),)),
     # LangSmith 0.15: details as JSON.
     "langsmith": Dialect(
         texts=(
@@ -245,8 +250,6 @@ TEXT_COUNT: Final = re.compile(
 )
 """One count in JSON or repr. A name inside quoted content does not match: JSON escapes the quotes around it."""
 
-RAW_USAGE: Final = re.compile(r"llm\.[^.]*\.usage")
-"""LiteLLM 1.106.2 names the attribute after the provider (`llm.openai.usage`, also `llm.None.usage`)."""
 
 # --- providers ------------------------------------------------------------------------------------------------------
 

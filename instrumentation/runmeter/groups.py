@@ -135,11 +135,11 @@ def _call(
     return Call(provider or UNKNOWN, model or UNKNOWN, caller, counts, rest.cost_nanousd, best.ended_at)
 
 
-# --- pairs without a link ------------------------------------------------------------------------------------------------
+# --- pairs without a link -------------------------------------------------------------------------------------------
 
 
 class Pairs:
-    """Groups by what they say, in the order of time: finds those that may be the same call though nothing links them."""
+    """Groups by what they say, in the order of time: finds those that may be one call though nothing links them."""
 
     def __init__(self) -> None:
         self._by_key: dict[str, list[tuple[int, int, Group]]] = {}

@@ -1,8 +1,9 @@
 """Rule 2: one call counts once, whatever the instrumentations say. The Settler of one run.
 
 Until `close()` a run's totals are a function of the *set* of its readings: any order, any batching, any duplication,
-parent first or child first. Readings are classified where they are read (`call.py`); here they are put into their tree
-(`ancestry.py`), joined into groups and units that are one call each (`groups.py`, `twins.py`), and counted by the leaf rule:
+parent first or child first. Readings are classified where they are read (`call.py`); here they are put into their
+tree (`ancestry.py`), joined into groups and units that are one call each (`groups.py`, `twins.py`), and counted by the
+leaf rule:
 
 - calls count, each group once;
 - a span that has usage and does not say what it is (weak) counts only where no call is above or below it;
@@ -36,8 +37,8 @@ from runmeter.twins import INNER, OUTER, SAME, nested, same_id
 from runmeter.usage import ZERO, Usage
 
 LIMIT: Final = 1024
-"""Spans remembered per run. Beyond it the oldest finished ones are frozen: what they counted stays, repeats of them that
-come later are not recognised."""
+"""Spans remembered per run. Beyond it the oldest finished ones are frozen: what they counted stays, repeats of them
+that come later are not recognised."""
 
 FrozenKey = tuple[str, str, str, int]
 """Provider, model, caller and day (since the epoch) of calls whose spans were forgotten."""
@@ -81,7 +82,7 @@ class Settler:
         self._named: dict[str, tuple[tuple[int, int, int, int], str]] = {}
         self._tags: tuple[tuple[int, int, int, int], tuple[tuple[str, str], ...]] | None = None
 
-    # --- what the run is -----------------------------------------------------------------------------------------------
+    # --- what the run is --------------------------------------------------------------------------------------------
 
     @property
     def totals(self) -> Usage:
@@ -94,8 +95,8 @@ class Settler:
         return {reason: count for reason, count in self._aside.items() if count}
 
     def calls(self) -> dict[Key | FrozenKey, Call]:
-        """The calls counted, by the span they are known by; what was frozen is added up by provider, model, caller, day."""
-        found: dict[Key | FrozenKey, Call] = dict(self._frozen)
+        """The calls counted, by the span they are known by; frozen ones are added up by provider, model, caller, day."""
+        found: dict[Key | FrozenKey, Call] = {**self._frozen}
         for group in self._groups.values():
             if group.counted is not None:
                 found[group.key] = group.counted
@@ -144,7 +145,7 @@ class Settler:
         node = self._nodes.get(key)  # type: ignore[call-overload]
         return node is not None and node.seen
 
-    # --- what comes in ---------------------------------------------------------------------------------------------------
+    # --- what comes in ----------------------------------------------------------------------------------------------
 
     def open(self, reading: Reading) -> None:
         """A span that has begun, as far as its start attributes say: its agent names the callers of calls that end
@@ -210,7 +211,7 @@ class Settler:
         return self._rebuild(without=key)
 
     def exclude(self, trace_id: int, span_id: int, reason: str) -> list[Change]:
-        """A reading that is counted elsewhere: it stays as an ancestor and set aside under `reason`. Nothing once closed."""
+        """A reading that is counted elsewhere stays as an ancestor, set aside under `reason`. Nothing once closed."""
         node = self._nodes.get((trace_id, span_id))
         if self._closed or node is None or not node.seen or node.excluded == reason:
             return []
@@ -219,11 +220,11 @@ class Settler:
         return self._settle([group]) if isinstance(group, Group) else []
 
     def close(self) -> None:
-        """The run closes: from now on a reading that belongs to something counted is set aside as `late`, any other call
-        adds, and nothing counted is ever taken back."""
+        """The run closes: from now on a reading that belongs to something counted is set aside as `late`, any other
+        call adds, and nothing counted is ever taken back."""
         self._closed = True
 
-    # --- the tree ----------------------------------------------------------------------------------------------------------
+    # --- the tree ---------------------------------------------------------------------------------------------------
 
     def _node(self, key: Key) -> Node:
         node = self._nodes.get(key)
@@ -273,15 +274,13 @@ class Settler:
         touched: dict[Group, None] = {}
         role = node.role
         bits = node.bits
-        if role == CALL or role == WEAK or bits == HAS_AGGREGATE:
+        if role in (CALL, WEAK) or bits == HAS_AGGREGATE:
             self._uid += 1
             group = Group(node, self._uid)
             node.group = group
             self._groups[group.uid] = group
             touched[group] = None
-            if role != CALL and role != WEAK:
-                pass
-            else:
+            if role in (CALL, WEAK):
                 reading = node.reading
                 assert reading is not None
                 self._scopes[reading.scope] += 1
@@ -293,7 +292,7 @@ class Settler:
         if role == CALL:
             self._climb(node, touched)
         if node.below:
-            if node.below & HAS_CALL and (role == CALL or role == PLAIN):
+            if node.below & HAS_CALL and role in (CALL, PLAIN):
                 for call in calls_directly_below(node):
                     self._climb(call, touched)
             if not (opened and _same_news(opened, node.reading)):
@@ -321,7 +320,7 @@ class Settler:
         if isinstance(node.group, Group):
             touched[node.group] = None
 
-    # --- joins -------------------------------------------------------------------------------------------------------------
+    # --- joins ------------------------------------------------------------------------------------------------------
 
     def _join_by_id(self, node: Node, reading: Reading, touched: dict[Group, None]) -> None:
         assert reading.response_id is not None
@@ -352,8 +351,7 @@ class Settler:
         del self._groups[right.uid]
 
     def _climb(self, call: Node, touched: dict[Group, None]) -> None:
-        """Call directly under call, seen by different instrumentations: the inner one is the call. A failed attempt under
-        a call that succeeded stays one."""
+        """Call directly under call, seen by different instrumentations: the inner one is the call."""
         inner = call.reading
         assert inner is not None
         for above in ancestors(call):
@@ -379,7 +377,7 @@ class Settler:
             node.shadowed = NO_USAGE
             self._touch(node, touched)
 
-    # --- counting --------------------------------------------------------------------------------------------------------
+    # --- counting ---------------------------------------------------------------------------------------------------
 
     def _settle(self, groups: Iterable[Group]) -> list[Change]:
         """Count these groups, and those they may be one call with, as what is known now says."""
@@ -472,7 +470,7 @@ class Settler:
             if reason is not None:
                 self._aside[reason] += 1
 
-    # --- after closing -----------------------------------------------------------------------------------------------------
+    # --- after closing ----------------------------------------------------------------------------------------------
 
     def _add_late(self, node: Node) -> list[Change]:
         bits = node.bits
@@ -537,7 +535,7 @@ class Settler:
         self._pairs.drop(probe)
         return found is not None
 
-    # --- bounds ------------------------------------------------------------------------------------------------------------
+    # --- bounds -----------------------------------------------------------------------------------------------------
 
     def _evict(self) -> None:
         target = self._limit * 3 // 4

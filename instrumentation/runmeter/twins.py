@@ -1,8 +1,8 @@
 """Two spans of one model call: what makes them so, within a run and across runs.
 
-Two instrumentations of one process (a framework's and its client's) describe the same call. Where the one's context does
-not reach the other, the two spans even stand in different traces, and nothing links them but what they say. A run
-with such a trace of its own is no run: its calls move to the run that keeps them.
+Two instrumentations of one process (a framework's and its client's) describe the same call. Where the context of one
+does not reach the other, the two spans even stand in different traces, and nothing links them but what they say. A
+run with such a trace of its own is no run: its calls move to the run that keeps them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from runmeter.usage import Usage
 SLACK: Final = 3_000_000
 """Nanoseconds by which an inner span may stick out of the outer one: two clocks are read in two libraries."""
 ID_SLACK: Final = 1_000_000_000
-"""Nanoseconds between two spans of one response id. Ids are not unique everywhere (Ollama draws `chatcmpl-` and a number
-under 1,000), so spans of one id are one call only if they are near in time and do not contradict each other."""
+"""Nanoseconds between two spans of one response id. Ids are not unique everywhere (Ollama draws `chatcmpl-` and a
+number under 1,000), so spans of one id are one call only if they are near in time and do not contradict each other."""
 STREAM_SLACK: Final = 250_000_000
 """Nanoseconds between the end of a call span and the beginning of the stream that it returned."""
 
