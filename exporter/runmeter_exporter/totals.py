@@ -1,0 +1,168 @@
+"""The totals of one run as one source knows them: changes in, snapshots out (rule 3). Pure; no clock, no lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import date
+from functools import lru_cache
+from typing import NamedTuple
+
+from runmeter.sink import TERMINAL, RunInfo
+from runmeter.spans import Call, Change
+from runmeter.usage import Usage
+from runmeter_exporter.run import CellKey, RunSnapshot
+
+CELLS = 64
+"""Cells that a run may have; the last three are kept for `other`, one for each kind of caller."""
+OTHER = "other"
+
+_DAY_NANOSECONDS = 86_400 * 10**9
+_EPOCH = date(1970, 1, 1).toordinal()
+_KINDS = 3
+_NO_COUNTS = (0,) * len(Usage._fields)
+
+
+class End(NamedTuple):
+    """How a run ended here."""
+
+    at: int
+    """Nanoseconds since the epoch."""
+    status: str
+    stop_reason: str | None
+
+
+@lru_cache(maxsize=8)
+def _day(number: int) -> str:
+    try:
+        return date.fromordinal(_EPOCH + number).isoformat()
+    except (OverflowError, ValueError):
+        return date.fromordinal(_EPOCH).isoformat()
+
+
+def day_of(moment: int) -> str:
+    """UTC day of a time in nanoseconds since the epoch; a time that no calendar has falls on its first day."""
+    return _day(moment // _DAY_NANOSECONDS)
+
+
+class RunTotals:
+    """What one source has counted for one run, and how much of it has been written."""
+
+    __slots__ = (
+        "_cells",
+        "_overflow",
+        "_sent_aside",
+        "_unsent",
+        "end",
+        "info",
+        "owns",
+        "revision",
+        "source",
+        "updated_at",
+    )
+
+    def __init__(self, info: RunInfo, source: str, owns: bool) -> None:
+        self.info = info
+        self.source = source
+        self.owns = owns
+        self.revision = 0
+        self.updated_at = info.started_at
+        self.end: End | None = None
+        """Set when the run has ended here: from then on every snapshot is final."""
+        # Counts as lists, not Usage: they are added to in place, and may be below zero for a moment when the taking
+        # back of a repeat overtakes the call itself.
+        self._cells: dict[CellKey, list[int]] = {}
+        self._overflow: dict[str, CellKey] = {}
+        self._unsent = False
+        self._sent_aside: object = info.set_aside if not info.set_aside else None
+
+    def finish(self, end: End) -> None:
+        """The run ended here, not before anything known of it; every snapshot from now on is final."""
+        self.end = End(max(end.at, self.info.started_at), end.status, end.stop_reason)
+        self.updated_at = max(self.updated_at, self.end.at)
+
+    def apply(self, changes: Iterable[Change], price: Callable[[Call], Usage]) -> int:
+        """Add changes up; returns how many calls fell into `other` because the run has too many cells.
+
+        `price` must be a function of the call alone: what was added is taken back at the price it got.
+        """
+        overflowed = 0
+        for was, now in changes:
+            if was is not None:
+                self._add(was, price(was), -1)
+            if now is not None:
+                overflowed += self._add(now, price(now), 1)
+        self._unsent = True
+        return overflowed
+
+    def _add(self, call: Call, usage: Usage, sign: int) -> int:
+        key = CellKey(day_of(call.ended_at), call.provider, call.model, call.caller)
+        counts = self._cells.get(key)
+        overflowed = 0
+        if counts is None:
+            if len(self._cells) - len(self._overflow) >= CELLS - _KINDS:
+                key, overflowed = self._other(key), 1
+            counts = self._cells.setdefault(key, list(_NO_COUNTS))
+        for position, count in enumerate(usage):
+            if count:
+                counts[position] += sign * count
+        if call.ended_at > self.updated_at:
+            self.updated_at = call.ended_at
+        return overflowed
+
+    def _other(self, key: CellKey) -> CellKey:
+        """The cell for what has none of its own; its day stays that of its first call, so that one is enough."""
+        kind, colon, _ = key.caller.partition(":")
+        if kind not in ("subagent", "middleware"):
+            kind, colon = "lead_agent", ""
+        return self._overflow.setdefault(kind, CellKey(key.day, OTHER, OTHER, f"{kind}:{OTHER}" if colon else kind))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens counted so far."""
+        return sum(max(0, counts[0]) + max(0, counts[1]) for counts in self._cells.values())
+
+    @property
+    def calls(self) -> int:
+        """Answered calls counted so far."""
+        return sum(max(0, counts[5]) for counts in self._cells.values())
+
+    def snapshot(self) -> RunSnapshot:
+        """The next snapshot; complete, but for what the one before already said (see `unsend`)."""
+        info, end = self.info, self.end
+        self.revision += 1
+        status = info.status if end is None else end.status
+        if end is None and status in TERMINAL:  # ended by now, but this end has not come through yet
+            status = "running"
+        aside = info.set_aside
+        snapshot = RunSnapshot(
+            run_id=info.run_id,
+            source=self.source,
+            revision=self.revision,
+            owns=self.owns,
+            final=end is not None,
+            status=status,
+            stop_reason=None if end is None else end.stop_reason,
+            thread_id=info.thread_id,
+            service=info.service,
+            agent=info.agent,
+            user_id=info.user_id,
+            tags=info.tags,
+            trace_id=None if info.trace_id is None else format(info.trace_id, "032x"),
+            root_span_id=None if info.root_span_id is None else format(info.root_span_id, "016x"),
+            started_at=info.started_at,
+            updated_at=self.updated_at,
+            ended_at=None if end is None else end.at,
+            usage_by=self._usage() if self._unsent or end is not None else None,
+            set_aside=dict(aside) if aside is not self._sent_aside or end is not None else None,
+        )
+        self._unsent = False
+        self._sent_aside = aside
+        return snapshot
+
+    def unsend(self) -> None:
+        """The last snapshot may not have arrived: the next one says everything."""
+        self._unsent = True
+        self._sent_aside = None
+
+    def _usage(self) -> dict[CellKey, Usage]:
+        return {key: Usage(*[max(0, count) for count in counts]) for key, counts in self._cells.items()}
