@@ -60,8 +60,7 @@ def schemas() -> Schema:
     return {
         "ThreadUsage": _object({"thread_id": {"type": "string"}, **totals}, active),
         "GrandUsage": _object({**totals, "unthreaded_runs": count}, active),
-        "ThreadPage": _object({"threads": {"type": "array", "items": ref("Thread")}, "next_cursor": nullable}),
-        "Thread": _object({"thread_id": {"type": "string"}, **totals}, active),
+        "ThreadPage": _object({"threads": {"type": "array", "items": ref("ThreadUsage")}, "next_cursor": nullable}),
         "Run": _object(
             {
                 "run_id": {"type": "string"},

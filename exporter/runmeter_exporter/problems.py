@@ -29,12 +29,15 @@ _DETAILS = {
 }
 
 
-class Problem(Exception):
-    """An answer that is an error: raise it anywhere below a view. `detail` is shown to the client as it stands."""
+class Problem(HTTPException):
+    """An answer that is an error: raise it anywhere below a view. `detail` is shown to the client as it stands.
+
+    An HTTPException, so that Flask keeps one that the router meets until the request has been let in.
+    """
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
-        self.status = status
+        self.code = self.status = status
         self.detail = detail
         self.headers = dict(headers or {})
 
