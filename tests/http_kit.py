@@ -6,7 +6,7 @@ import json
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPResponse
+from http.client import HTTPMessage, HTTPResponse
 from typing import Any, NamedTuple
 
 from runmeter_exporter.server import Server
@@ -17,7 +17,8 @@ PATIENCE = 20.0
 
 class Answer(NamedTuple):
     status: int
-    headers: Mapping[str, str]
+    headers: HTTPMessage
+    """Names in any case; None for one that is not there."""
     body: bytes
 
     @property
@@ -42,7 +43,7 @@ def connect(server: Server) -> socket.socket:
 def read_answer(sock: socket.socket, method: str = "GET") -> Answer:
     response = HTTPResponse(sock, method=method)
     response.begin()
-    return Answer(response.status, dict(response.getheaders()), response.read())
+    return Answer(response.status, response.headers, response.read())
 
 
 def request_bytes(

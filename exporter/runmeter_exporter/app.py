@@ -209,9 +209,11 @@ class _RawTarget:
         target = environ.get("REQUEST_URI") or quote(environ.get("PATH_INFO", "").encode("latin-1"))
         path = target.partition("?")[0].partition("#")[0]
         if not path.startswith("/") and "://" in path:  # absolute form: "GET http://host/path"
-            authority, slash, rest = path.partition("://")[2].partition("/")
+            authority, _, rest = path.partition("://")[2].partition("/")
             environ["runmeter.authority"] = authority
-            path = slash + rest
+            path = "/" + rest
+        if not path.startswith("/") or path.startswith("//"):  # the router would make one slash of none and of many
+            path = "/%2F" + path
         segments = path.encode("latin-1", "replace").split(b"/")
         environ["PATH_INFO"] = "/".join(quote(unquote_to_bytes(one), safe=":@!$&'()*+,;=-._~") for one in segments)
         return self._app(environ, start_response)
