@@ -45,9 +45,11 @@ def health() -> dict[str, Any]:
             ),
             stat(
                 "Lost in the range",
-                "Spans rejected and snapshots dropped; the totals are too low by theirs.",
+                "Spans, calls and snapshots that could not be counted; the totals are too low by theirs.",
                 "short",
-                f"{gained('runmeter_spans_rejected_total')} + {gained('runmeter_snapshots_dropped_total')}",
+                " + ".join(
+                    gained(f"runmeter_{what}_total") for what in ("spans_rejected", "calls_lost", "snapshots_dropped")
+                ),
                 decimals=0,
             ),
             stat(
@@ -75,6 +77,18 @@ def health() -> dict[str, Any]:
                 "Totals that agents could not write or the store refused.",
                 "suffix: snapshots/s",
                 (rate("runmeter_snapshots_dropped_total", "reason"), "{{reason}}"),
+            ),
+            graph(
+                "Calls lost by reason",
+                "Calls that agents saw and could not count, such as those of runs beyond what memory may hold.",
+                "suffix: calls/s",
+                (rate("runmeter_calls_lost_total", "reason"), "{{reason}}"),
+            ),
+            graph(
+                "Runs cut short",
+                "Runs with more models, callers or tags than are kept apart; the rest is `other`, sums stay right.",
+                "suffix: runs/s",
+                (rate("runmeter_overflowed_runs_total", "what"), "{{what}}"),
             ),
             graph(
                 "Spans set aside by reason",

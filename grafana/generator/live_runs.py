@@ -113,15 +113,15 @@ def live_runs() -> dict[str, Any]:
                 height=10,
             ),
             graph(
-                "Active runs",
+                "Active runs over time",
                 "How many runs were under way.",
                 "short",
                 (f"sum by (job) ({gauge('runmeter_active_runs')})", "{{job}}"),
             ),
             graph(
                 "Share of repeats set aside",
-                "Spans that speak of a call already counted, of all spans that speak of calls. No error: frameworks repeat "
-                "what instrumentations say. A sudden change means that somebody changed an instrumentation.",
+                "Spans that speak of a call already counted, of all spans that speak of calls. No error: frameworks "
+                "repeat what instrumentations say. A sudden change means that an instrumentation changed.",
                 "percentunit",
                 (f"{rate(set_aside, 'reason')} / scalar({rate(set_aside)} + {rate(calls)})", "{{reason}}"),
             ),

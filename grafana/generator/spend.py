@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from panels import MONEY, PER_HOUR, bars, dashboard, gained, graph, rate, stat
+from panels import MONEY, PER_HOUR, bars, dashboard, gained, gauge, graph, rate, stat
 
 
 def spend() -> dict[str, Any]:
@@ -92,6 +92,18 @@ def spend() -> dict[str, Any]:
                 (rate(calls), "answered"),
                 (rate(failures), "failed"),
                 stacked=False,
+            ),
+            graph(
+                "Messages",
+                "One per answered call, unless the source states a number.",
+                "suffix: msg/s",
+                (rate("runmeter_messages_total", "service"), "{{service}}"),
+            ),
+            graph(
+                "Threads",
+                "Conversations or sessions ever seen.",
+                "short",
+                (f"sum by (job) ({gauge('runmeter_threads')})", "{{job}}"),
             ),
         ],
     )
