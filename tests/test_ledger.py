@@ -72,14 +72,14 @@ def by_key(rows: list[Row]) -> dict[tuple[int, int], Row]:
 def test_rows_round_trip(transaction: Open) -> None:
     """What was inserted is read back whole by its run, and as ancestry by its trace."""
     plain = Row(T1, 1, None, R1, seen=9)
-    call = Row(T1, 2**64 - 1, 1, "run/1 ✓", STAMPED, 3, 9, b"reading\0", b"response", b"twin....", b"priced")
+    call = Row(T1, 2**64 - 1, 1, "run/1 ✓", STAMPED, 3, 9, b"reading\0", b"twin....", b"too.....", 5, b"priced")
     with transaction() as ledger:
         assert ledger.insert([call, plain]) == 2
     with transaction() as ledger:
         assert ledger.runs([R1]) == [plain]
         assert ledger.runs(["run/1 ✓"]) == [call]
         assert by_key(ledger.runs(["run/1 ✓", R1, "unknown"])) == by_key([plain, call])
-        ancestry = call._replace(reading=None, response=None, twin=None, priced=None)
+        ancestry = call._replace(reading=None, twin=None, twin_too=None, ended_at=None, priced=None)
         found = by_key(ledger.traces([T1, T2]))
         assert {key: row[:7] for key, row in found.items()} == {plain.key: plain[:7], call.key: ancestry[:7]}
 
@@ -128,19 +128,21 @@ def test_move_and_price(transaction: Open) -> None:
         assert sorted(row.span_id for row in ledger.runs([R1])) == [1, 2]
 
 
-def test_twins_are_found_by_response_and_by_resource_and_usage(transaction: Open) -> None:
-    """Rows come back that share either, each once; a response is never taken for a twin."""
+def test_twins_are_found_by_either_key_and_near_in_time(transaction: Open) -> None:
+    """Rows come back that share a key and ended within the times asked for, each once."""
     rows = [
-        Row(T1, 1, None, R1, response=b"aaaaaaaa", twin=b"xxxxxxxx"),
-        Row(T2, 1, None, R2, response=b"aaaaaaaa", twin=b"yyyyyyyy"),
-        Row(T2, 2, None, R2, twin=b"xxxxxxxx"),
-        Row(T2, 3, None, R2, twin=b"aaaaaaaa"),
-        Row(T2, 4, None, R2),
+        Row(T1, 1, None, R1, twin=b"aaaaaaaa", twin_too=b"xxxxxxxx", ended_at=100),
+        Row(T2, 1, None, R2, twin=b"aaaaaaaa", twin_too=b"yyyyyyyy", ended_at=200),
+        Row(T2, 2, None, R2, twin=b"zzzzzzzz", twin_too=b"xxxxxxxx", ended_at=10**18),
+        Row(T2, 3, None, R2, twin=b"aaaaaaaa", ended_at=201),
+        Row(T2, 4, None, R2, twin=b"zzzzzzzz", ended_at=100),
+        Row(T2, 5, None, R2),
     ]
     with transaction() as ledger:
         ledger.insert(rows)
-        assert by_key(ledger.twins([b"aaaaaaaa"], [b"xxxxxxxx"])) == by_key(rows[:3])
-        assert ledger.twins([], []) == []
+        assert by_key(ledger.twins([b"aaaaaaaa", b"xxxxxxxx"], 100, 200)) == by_key(rows[:2])
+        assert by_key(ledger.twins([b"xxxxxxxx"], 0, 10**18)) == by_key([rows[0], rows[2]])
+        assert ledger.twins([], 0, 10**18) == []
 
 
 def test_old_runs_are_paged_through_and_forgotten(transaction: Open) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     DDL,
+    BigInteger,
     Column,
     Connection,
     Index,
@@ -23,8 +24,8 @@ from sqlalchemy import (
 )
 
 from runmeter_exporter.ledger_memory import MemoryLedger
-from runmeter_exporter.ledger_row import Ledger, Row, default_run, implied_trace
-from runmeter_exporter.schema import metadata
+from runmeter_exporter.ledger_row import Ledger, Recorded, Row, default_run, implied_trace
+from runmeter_exporter.schema import metadata, runs
 
 __all__ = ["Ledger", "MemoryLedger", "Row", "SqlLedger", "spans"]
 
@@ -46,32 +47,44 @@ def define(metadata: MetaData) -> Table:
         Column("late", Integer, nullable=False),  # Row.order, which is a reserved word
         Column("seen", Integer, nullable=False),
         Column("reading", LargeBinary),
-        Column("response", LargeBinary(8)),
         Column("twin", LargeBinary(8)),
+        Column("twin_too", LargeBinary(8)),
+        Column("ended_at", BigInteger),
         Column("priced", LargeBinary),
         Index("spans_seen", "seen"),
+        sqlite_with_rowid=False,  # one tree to write instead of two
     )
-    for column in ("run_id", "response", "twin"):
+    for column in ("run_id", "twin", "twin_too"):
         # Partial, so that the many plain rows cost no index entry; the same words in every database that we speak.
         event.listen(table, "after_create", DDL(_PARTIAL.format(column)))  # type: ignore[no-untyped-call]
     return table
 
 
 spans = define(metadata)
+# By it the spans of a trace find the run that door 1 recorded for it; only explicit runs say their trace.
+event.listen(runs, "after_create", DDL("CREATE INDEX runs_trace ON runs (trace_id) WHERE trace_id IS NOT NULL"))  # type: ignore[no-untyped-call]
 
-_COLUMNS = "trace_id, span_id, parent_id, run_id, why, late, seen, reading, response, twin, priced"
+_COLUMNS = "trace_id, span_id, parent_id, run_id, why, late, seen, reading, twin, twin_too, ended_at, priced"
 _ANCESTRY = "trace_id, span_id, parent_id, run_id, why, late, seen"
 _INSERT = text(
     f"INSERT INTO spans ({_COLUMNS}) VALUES (:trace_id, :span_id, :parent_id, :run_id, :why, :late, :seen, :reading, "
-    ":response, :twin, :priced) ON CONFLICT DO NOTHING"
+    ":twin, :twin_too, :ended_at, :priced) ON CONFLICT DO NOTHING"
 )
 _OF_TRACES = text(f"SELECT {_ANCESTRY} FROM spans WHERE trace_id IN :ids").bindparams(bindparam("ids", expanding=True))
 _OF_RUNS = text(f"SELECT {_COLUMNS} FROM spans WHERE run_id IN :ids").bindparams(bindparam("ids", expanding=True))
 _OF_IMPLICIT = text(f"SELECT {_COLUMNS} FROM spans WHERE trace_id IN :ids AND run_id IS NULL").bindparams(
     bindparam("ids", expanding=True)
 )
-_RESPONSES = text(f"SELECT {_COLUMNS} FROM spans WHERE response IN :ids").bindparams(bindparam("ids", expanding=True))
-_TWINS = text(f"SELECT {_COLUMNS} FROM spans WHERE twin IN :ids").bindparams(bindparam("ids", expanding=True))
+_TWINS, _TWINS_TOO = (
+    text(f"SELECT {_COLUMNS} FROM spans WHERE {column} IN :ids AND ended_at BETWEEN :since AND :until").bindparams(
+        bindparam("ids", expanding=True)
+    )
+    for column in ("twin", "twin_too")
+)
+_RECORDED = text(
+    "SELECT run_id, trace_id, root_span_id, started_at FROM runs "
+    "WHERE trace_id IN :ids AND run_id <> trace_id AND owner <> 'otlp' AND owner NOT LIKE 'otlp:%'"
+).bindparams(bindparam("ids", expanding=True))
 _MOVE = text(
     "UPDATE spans SET run_id = :run_id, why = :why, late = :late WHERE trace_id = :trace_id AND span_id = :span_id"
 )
@@ -105,27 +118,7 @@ class SqlLedger:
     def insert(self, rows: Sequence[Row]) -> int:
         """See Ledger."""
         # In key order: two sidecars that insert the same spans wait for each other instead of deadlocking.
-        return self._many(
-            _INSERT,
-            [
-                {
-                    "trace_id": _trace(trace_id),
-                    "span_id": _span(span_id),
-                    "parent_id": None if parent_id is None else _span(parent_id),
-                    "run_id": None if run_id == default_run(trace_id) else run_id,
-                    "why": why,
-                    "late": order,
-                    "seen": seen,
-                    "reading": reading,
-                    "response": response,
-                    "twin": twin,
-                    "priced": priced,
-                }
-                for trace_id, span_id, parent_id, run_id, why, order, seen, reading, response, twin, priced in sorted(
-                    rows, key=lambda row: row[:2]
-                )
-            ],
-        )
+        return self._many(_INSERT, [_parameters(row) for row in sorted(rows, key=lambda row: row[:2])])
 
     def move(self, keys: Sequence[tuple[int, int]], run_id: str, why: int, order: int) -> None:
         """See Ledger."""
@@ -150,10 +143,19 @@ class SqlLedger:
             [{"trace_id": _trace(key[0]), "span_id": _span(key[1]), "priced": value} for key, value in sorted(priced)],
         )
 
-    def twins(self, responses: Sequence[bytes], twins: Sequence[bytes]) -> list[Row]:
+    def twins(self, keys: Sequence[bytes], since: int, until: int) -> list[Row]:
         """See Ledger."""
-        found = self._rows(_RESPONSES, list(responses)) + self._rows(_TWINS, list(twins))
+        times = {"since": since, "until": until}
+        found = self._rows(_TWINS, keys, **times) + self._rows(_TWINS_TOO, keys, **times)
         return list({row.key: row for row in found}.values())
+
+    def recorded(self, trace_ids: Sequence[int]) -> list[Recorded]:
+        """See Ledger."""
+        return [
+            Recorded(run_id, int(trace_id, 16), None if root is None else int(root, 16), started_at)
+            for chunk in _chunks([default_run(trace_id) for trace_id in trace_ids])
+            for run_id, trace_id, root, started_at in self._connection.execute(_RECORDED, {"ids": chunk})
+        ]
 
     def older(self, hour: int, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
         """See Ledger."""
@@ -183,8 +185,10 @@ class SqlLedger:
             return 0
         return int(self._connection.execute(statement, parameters).rowcount)
 
-    def _rows(self, statement: TextClause, ids: Sequence[object]) -> list[Row]:
-        return [_row(row) for chunk in _chunks(ids) for row in self._connection.execute(statement, {"ids": chunk})]
+    def _rows(self, statement: TextClause, ids: Sequence[object], **more: int) -> list[Row]:
+        return [
+            _row(row) for chunk in _chunks(ids) for row in self._connection.execute(statement, {"ids": chunk, **more})
+        ]
 
 
 def _trace(trace_id: int) -> bytes:
@@ -193,6 +197,24 @@ def _trace(trace_id: int) -> bytes:
 
 def _span(span_id: int) -> bytes:
     return span_id.to_bytes(8)
+
+
+def _parameters(row: Row) -> dict[str, Any]:
+    trace_id, span_id, parent_id, run_id, why, order, seen, reading, twin, twin_too, ended_at, priced = row
+    return {
+        "trace_id": _trace(trace_id),
+        "span_id": _span(span_id),
+        "parent_id": None if parent_id is None else _span(parent_id),
+        "run_id": None if run_id == default_run(trace_id) else run_id,
+        "why": why,
+        "late": order,
+        "seen": seen,
+        "reading": reading,
+        "twin": twin,
+        "twin_too": twin_too,
+        "ended_at": ended_at,
+        "priced": priced,
+    }
 
 
 def _row(columns: Sequence[Any]) -> Row:

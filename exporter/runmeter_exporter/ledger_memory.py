@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from runmeter_exporter.ledger_row import Row
+from runmeter_exporter.ledger_row import Recorded, Row, default_run
+from runmeter_exporter.run import StoredRun, is_otlp
 
 _Name = TypeVar("_Name")
 
@@ -13,11 +14,13 @@ _Name = TypeVar("_Name")
 class MemoryLedger:
     """The ledger of a store in memory. `begin` and `undo` are its transaction: all of it, or nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, stored: Mapping[str, StoredRun] | None = None) -> None:
+        """`stored`: the runs of the store that this is the ledger of."""
+        self._stored = stored if stored is not None else {}
         self._rows: dict[tuple[int, int], Row] = {}
         self._traces: dict[int, set[tuple[int, int]]] = {}
         self._runs: dict[str, set[tuple[int, int]]] = {}
-        self._alike: dict[tuple[str, bytes], set[tuple[int, int]]] = {}
+        self._alike: dict[bytes, set[tuple[int, int]]] = {}
         self._before: dict[tuple[int, int], Row | None] = {}
 
     def begin(self) -> None:
@@ -55,10 +58,27 @@ class MemoryLedger:
         for key, value in priced:
             self._change(key, self._rows[key]._replace(priced=value))
 
-    def twins(self, responses: Sequence[bytes], twins: Sequence[bytes]) -> list[Row]:
+    def twins(self, keys: Sequence[bytes], since: int, until: int) -> list[Row]:
         """See Ledger."""
-        wanted = [("response", value) for value in responses] + [("twin", value) for value in twins]
-        return [self._rows[key] for key in {key for name in wanted for key in self._alike.get(name, ())}]
+        found = [self._rows[key] for key in {key for name in keys for key in self._alike.get(name, ())}]
+        return [row for row in found if row.ended_at is not None and since <= row.ended_at <= until]
+
+    def recorded(self, trace_ids: Sequence[int]) -> list[Recorded]:
+        """See Ledger."""
+        wanted = {default_run(trace_id) for trace_id in trace_ids}
+        return [
+            Recorded(
+                run.run_id,
+                int(run.trace_id, 16),
+                None if run.root_span_id is None else int(run.root_span_id, 16),
+                run.started_at,
+            )
+            for run in self._stored.values()
+            if run.trace_id in wanted
+            and run.run_id != run.trace_id
+            and run.owner is not None
+            and not is_otlp(run.owner)
+        ]
 
     def older(self, hour: int, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
         """See Ledger."""
@@ -100,5 +120,5 @@ class MemoryLedger:
             del index[name]
 
 
-def _alike(row: Row) -> list[tuple[str, bytes]]:
-    return [(name, value) for name, value in (("response", row.response), ("twin", row.twin)) if value is not None]
+def _alike(row: Row) -> list[bytes]:
+    return [key for key in {row.twin, row.twin_too} if key is not None]

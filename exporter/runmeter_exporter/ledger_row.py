@@ -28,10 +28,12 @@ class Row(NamedTuple):
     """Hours since the epoch when it was taken, by the sidecar's clock: expiry goes by it."""
     reading: bytes | None = None
     """The packed Reading; None for a plain span, of which only the ancestry matters."""
-    response: bytes | None = None
-    """Eight bytes of a hash of the provider's response id: twins across runs are found by it …"""
     twin: bytes | None = None
-    """… and by this one, of the resource and the usage."""
+    """Eight bytes of a hash of what twins in other runs are found by (`twins.twin_keys`) …"""
+    twin_too: bytes | None = None
+    """… and of the second such key."""
+    ended_at: int | None = None
+    """Nanoseconds since the epoch, where there is a twin: twins are near in time."""
     priced: bytes | None = None
     """What the calls that this span's arrival settled were priced at (`fold.Prices`), never priced again."""
 
@@ -39,6 +41,15 @@ class Row(NamedTuple):
     def key(self) -> tuple[int, int]:
         """(trace, span)."""
         return self[0], self[1]
+
+
+class Recorded(NamedTuple):
+    """A run that a door 1 source recorded: spans of its trace that come without its id are its own."""
+
+    run_id: str
+    trace_id: int
+    root_span_id: int | None
+    started_at: int
 
 
 class Ledger(Protocol):
@@ -59,8 +70,11 @@ class Ledger(Protocol):
     def price(self, priced: Sequence[tuple[tuple[int, int], bytes]]) -> None:
         """Fix what was priced."""
 
-    def twins(self, responses: Sequence[bytes], twins: Sequence[bytes]) -> list[Row]:
-        """Rows that share a response id or a resource and usage with these."""
+    def twins(self, keys: Sequence[bytes], since: int, until: int) -> list[Row]:
+        """Rows with any of these twin keys that ended between two times."""
+
+    def recorded(self, trace_ids: Sequence[int]) -> list[Recorded]:
+        """The runs that door 1 stored with these traces."""
 
     def older(self, hour: int, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
         """(trace, run) pairs that have a row taken before `hour`: at most `limit` that follow `after`, in an order that
