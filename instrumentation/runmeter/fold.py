@@ -1,0 +1,254 @@
+"""Ended spans into runs: which run a call belongs to, when a trace is a run, and when that run ends.
+
+Not locked and not aware of threads: the processor calls it one thing at a time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from runmeter.call import Reading, Role
+from runmeter.open_spans import OpenSpan, Trace
+from runmeter.runs import Runs, RunState
+from runmeter.sink import RunInfo
+from runmeter.spans import Change
+from runmeter.twins import RunFacts, TwinIndex, keeper
+
+HELD_LIMIT = 256
+"""Runs that wait for a twin at once; beyond, the oldest waits no longer."""
+_FOREVER = 2**63
+
+
+class Fold:
+    """The run side of the processor."""
+
+    def __init__(self) -> None:
+        self.runs = Runs()
+        self.traces: dict[int, Trace] = {}
+        self.service: str | None = None
+        self.generation = 0
+        self.ambient: RunInfo | None = None
+        """The run that everything in this process belongs to where the context does not say (`runmeter exec`)."""
+        self.callish: dict[int, OpenSpan] = {}
+        """Open spans of scopes that have made calls or agents: a call in another trace may prove to be theirs."""
+        self._twins = TwinIndex()
+        self._held: OrderedDict[RunState, set[OpenSpan]] = OrderedDict()
+
+    def forget(self) -> None:
+        """Everything about runs and spans: in a forked child they are the parent's, after a stop nobody's."""
+        self.runs.forget()
+        self.traces = {}
+        self.callish = {}
+        self._twins = TwinIndex()
+        self._held = OrderedDict()
+
+    # What happens.
+
+    def agent_began(self, trace: Trace, reading: Reading) -> None:
+        """An agent span makes its trace a run at once, so that a run is seen before its first call has settled."""
+        if trace.run is None:
+            self._implicit(trace, reading)
+        if trace.run is not None:
+            self._announce(trace.run)
+
+    def count(self, reading: Reading, entry: OpenSpan | None) -> None:
+        """A span ended that says something."""
+        if reading.rejected:
+            self.runs.lost("rejected_value", len(reading.rejected))
+        if entry is None:
+            # Begun before we were there: its trace is a run for as long as this span is all we know of it.
+            entry = OpenSpan(Trace(reading.trace_id))
+            self._count(reading, entry)
+            if entry.trace.run is not None:
+                self._ended(entry.trace.run, "error" if reading.failed else "success", reading.ended_at)
+        else:
+            self._count(reading, entry)
+            if entry.holds is not None:
+                self.let_go(entry)
+
+    def root_began(self, trace: Trace, run: RunState | None) -> None:
+        """A span with nothing above it here began."""
+        trace.roots += 1
+        if run is not None:
+            run.roots += 1
+            if not run.open and not run.info.owns:
+                self.runs.reopen(run)
+        elif trace.run is None:
+            again = self.runs.find(format(trace.trace_id, "032x"))
+            if again is not None and not again.explicit:
+                trace.run = again
+                if not again.open:
+                    self.runs.reopen(again)
+
+    def root_ended(self, entry: OpenSpan, ended_at: int, failed: bool) -> None:
+        """The last of them ends an implicit run, and this process's part of a joined one."""
+        trace, run = entry.trace, entry.run
+        trace.roots -= 1
+        status = "error" if failed else "success"
+        if trace.roots <= 0:
+            self.traces.pop(trace.trace_id, None)
+            if trace.run is not None:
+                self._ended(trace.run, status, ended_at)
+        if run is not None:
+            run.roots -= 1
+            lasting = self.ambient is not None and self.ambient.run_id == run.info.run_id
+            if run.roots <= 0 and not run.info.owns and not lasting:
+                self.runs.end(run, status, None, ended_at)
+
+    def let_go(self, entry: OpenSpan) -> None:
+        """An open span ended (or was given up): who waited for it waits for one less."""
+        holds, entry.holds = entry.holds, None
+        for run in holds or ():
+            waits = self._held.get(run)
+            if waits is not None:
+                waits.discard(entry)
+                if not waits:
+                    self._announce(run)
+
+    def end_all(self, now: int) -> None:
+        """The process stops counting: what was not ended is interrupted."""
+        for run in list(self._held):
+            self._announce(run)
+        for state in self.runs.open_runs():
+            if state.info.owns:
+                self.runs.end(state, "interrupted", "exit", now)
+            else:
+                self.runs.end(state, "success", None, now)
+
+    # How.
+
+    def _implicit(self, trace: Trace, reading: Reading) -> RunState:
+        info = RunInfo(
+            format(trace.trace_id, "032x"),
+            reading.started_at,
+            service=self.service,
+            trace_id=trace.trace_id,
+            root_span_id=trace.root_span_id,
+        )
+        run = trace.run = RunState(info, explicit=False, generation=self.generation)
+        return run
+
+    def _count(self, reading: Reading, entry: OpenSpan) -> None:
+        role = reading.role
+        run = entry.run or entry.trace.run
+        if run is None:
+            # Only something to count makes a trace a run: its calls and agents, and whatever else has usage.
+            if role in (Role.PLAIN, Role.TOOL) or (role == Role.AGGREGATE and reading.usage is None):
+                return
+            run = self._implicit(entry.trace, reading)
+        if role != Role.PLAIN:
+            self._feed_above(run, entry)
+            if role != Role.TOOL:
+                home = self._home(run, reading)
+                if home is not run:
+                    self._add(home, reading)
+                    return
+        self._add(run, reading)
+        if not run.open and run.ended_at is None and run not in self._held:
+            self._hold_or_announce(run, reading)
+
+    def _add(self, run: RunState, reading: Reading) -> None:
+        self.runs.settled(run, run.settler.add(reading))
+
+    def _feed_above(self, run: RunState, entry: OpenSpan) -> None:
+        """What encloses it, as far as it is still open here: joins, aggregates and callers are read from it."""
+        above = entry.above
+        while above is not None and not above.fed and (above.run or above.trace.run) is run:
+            above.fed = True
+            reading = above.read()
+            if reading is not None:
+                if reading.matters:
+                    run.settler.open(reading)
+                else:
+                    run.settler.ancestor(reading.trace_id, reading.span_id, reading.parent_id)
+            above = above.above
+
+    # A call that two instrumentations see in two traces.
+
+    def _home(self, run: RunState, reading: Reading) -> RunState:
+        """The run that keeps this call: its own, or that of its twin; a twin may come over from its run."""
+        run_id = run.info.run_id
+        found = self._twins.find(run_id, reading)
+        home = run
+        if found is not None:
+            other_id, twin = found
+            other = self._of(str(other_id))
+            if other is not None and other is not run and _may_share(run, other, reading, twin):
+                if other.settler.closed or keeper(_facts(run), _facts(other)).run_id != run_id:
+                    home = other
+                elif not run.settler.closed:
+                    self.runs.settled(other, other.settler.remove(twin.trace_id, twin.span_id))
+                    self._add(run, twin)
+                    self._twins.moved(twin, run_id)
+        self._twins.add(home.info.run_id, reading)
+        return home
+
+    def _of(self, run_id: str) -> RunState | None:
+        for run in self._held:
+            if run.info.run_id == run_id:
+                return run
+        return self.runs.find(run_id)
+
+    def _hold_or_announce(self, run: RunState, reading: Reading) -> None:
+        """A trace that is a lone call may be a twin of one in a trace that is still open: sinks hear of it when that is
+        decided, since a run they have heard of cannot be taken back."""
+        waits = {
+            other
+            for other in self.callish.values()
+            if not other.kids
+            and other.trace.trace_id != reading.trace_id
+            and other.span is not None
+            and other.span.instrumentation_scope is not None
+            and other.span.instrumentation_scope.name != reading.scope
+            and (other.span.start_time or 0) <= reading.ended_at
+        }
+        if not waits or reading.role == Role.AGENT:
+            self._announce(run)
+            return
+        self._held[run] = waits
+        for other in waits:
+            if other.holds is None:
+                other.holds = []
+            other.holds.append(run)
+        if len(self._held) > HELD_LIMIT:
+            self._announce(next(iter(self._held)))
+
+    def _announce(self, run: RunState) -> None:
+        """Sinks hear of a run, with what it has by now; one whose calls all moved to their twins is never heard of."""
+        self._held.pop(run, None)
+        if run.open or run.announced:
+            return
+        calls = run.settler.calls()
+        ending = run.ending
+        if ending is not None and not calls:
+            return
+        self.runs.begin(run)
+        if calls:
+            self.runs.tell(run, [Change(None, call) for call in calls.values()])
+        if ending is not None:
+            self.runs.end(run, *ending)
+
+    def _ended(self, run: RunState, status: str, ended_at: int) -> None:
+        if run in self._held:
+            run.ending = (status, None, ended_at)
+        elif run.announced:
+            self.runs.end(run, status, None, ended_at)
+
+
+def _may_share(run: RunState, other: RunState, reading: Reading, twin: Reading) -> bool:
+    """Equal numbers at the same time are chance where both runs say that they are something else."""
+    if reading.response_id is not None and reading.response_id == twin.response_id:
+        return True
+    if run.explicit and other.explicit:
+        return False
+    mine = run.info.thread_id or run.settler.thread_id
+    theirs = other.info.thread_id or other.settler.thread_id
+    return mine is None or theirs is None or mine == theirs
+
+
+def _facts(run: RunState) -> RunFacts:
+    info, settler = run.info, run.settler
+    named = (info.thread_id or info.agent or settler.thread_id or settler.agent) is not None
+    return RunFacts(
+        info.run_id, run.explicit, named, info.started_at, _FOREVER if run.ended_at is None else run.ended_at
+    )

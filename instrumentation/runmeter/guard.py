@@ -1,0 +1,103 @@
+"""What keeps the host from harm (rule 8): values from outside made safe, and complaints said once."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from runmeter.usage import COUNT_LIMIT
+
+logger = logging.getLogger("runmeter")
+
+ID_LIMIT = 256
+VALUE_LIMIT = 128
+TAG_LIMIT = 8
+TAG_SIZE = 64
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_said: set[str] = set()
+
+
+def once(key: str, message: str, *arguments: object, level: int = logging.WARNING) -> None:
+    """Log it the first time only; `key` tells complaints apart, and at most 256 are ever kept."""
+    if key in _said or len(_said) >= 256:
+        return
+    _said.add(key)
+    logger.log(level, message, *arguments)
+
+
+def harmless(otherwise: T) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A function whose faults are logged once and whose answer is then `otherwise`."""
+
+    def wrap(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return function(*args, **kwargs)
+            except Exception:
+                once(f"fault {function.__qualname__}", "runmeter: %s failed and did nothing", function.__name__)
+                logger.debug("runmeter: %s failed", function.__name__, exc_info=True)
+                return otherwise
+
+        return call
+
+    return wrap
+
+
+def text(value: object, limit: int = VALUE_LIMIT) -> str | None:
+    """A clean string of at most `limit` characters, or None where there is nothing usable.
+
+    NUL and lone surrogates go: no database takes them.
+    """
+    if value is None:
+        return None
+    try:
+        found = value if type(value) is str else str(value)
+        found = found[: limit * 4].replace("\0", "").encode("utf-8", "ignore").decode("utf-8")[:limit]
+    except Exception:
+        once(f"text {type(value).__name__}", "runmeter: a value of type %s is not text and was left out", type(value))
+        return None
+    return found or None
+
+
+def count(value: object) -> int | None:
+    """A count from outside: not negative, not NaN, at most `COUNT_LIMIT`; None where it is none of that."""
+    try:
+        if value is None or isinstance(value, (bytes, bytearray)):
+            return None
+        number = float(value) if isinstance(value, str) else value
+        if isinstance(number, float) and not math.isfinite(number):
+            return None
+        found = int(number)  # type: ignore[call-overload]
+    except Exception:
+        return None
+    return found if 0 <= found <= COUNT_LIMIT else None
+
+
+def dollars(value: object) -> float | None:
+    """An amount of US dollars: finite, not negative and below a billion, else None."""
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except Exception:
+        return None
+    return found if 0.0 <= found < 1e9 else None
+
+
+def tags(value: object) -> dict[str, str]:
+    """At most 8 tags, keys and values cut to 64 characters; what is no mapping of text is left out."""
+    if not isinstance(value, Mapping):
+        return {}
+    found: dict[str, str] = {}
+    items: list[tuple[Any, Any]] = list(value.items())
+    for key, content in items[:TAG_LIMIT]:
+        name, words = text(key, TAG_SIZE), text(content, TAG_SIZE)
+        if name is not None and words is not None:
+            found[name] = words
+    if len(items) > TAG_LIMIT:
+        once("tags", "runmeter: %d tags were given, %d are kept", len(items), TAG_LIMIT)
+    return found

@@ -1,0 +1,237 @@
+"""`instrument()`: finding the host's OpenTelemetry or making it, joining it, and what it gives back."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+
+from runmeter import semconv
+from runmeter.counters import counters_for
+from runmeter.enable import Coverage, coverage, warn_uncovered
+from runmeter.guard import logger, once
+from runmeter.processor import PROCESSOR, Processor
+from runmeter.providers import find_tracer_provider, make_meter_provider, make_tracer_provider, service_name
+from runmeter.sampling import CountUnsampled, drops
+from runmeter.sampling import count_unsampled as wrap_sampler
+from runmeter.sink import Sink
+
+PIP_STORE = "pip install 'runmeter[store]'"
+
+_lock = threading.RLock()
+_active: Handle | None = None
+_prepared = False
+
+
+class Handle:
+    """What `instrument()` did, and the way to flush and to leave."""
+
+    def __init__(
+        self, processor: Processor | None, store: str | None = None, covered: tuple[Coverage, ...] = ()
+    ) -> None:
+        self._processor = processor
+        self.store = store
+        """The store that is written, without its password; None where only counters are kept."""
+        self.coverage = covered
+        """The client libraries that were found, and what instruments each."""
+
+    def __repr__(self) -> str:
+        return f"Handle(store={self.store!r}, active={self.active})"
+
+    @property
+    def active(self) -> bool:
+        """Whether calls are counted through it; False after `shutdown` and with OTEL_SDK_DISABLED."""
+        return self._processor is not None
+
+    def flush(self, timeout: float = 2.0) -> bool:
+        """Write what has settled. True when all of it was written within `timeout` seconds."""
+        try:
+            return True if self._processor is None else self._processor.flush(_seconds(timeout))
+        except Exception:
+            logger.debug("runmeter: flush failed", exc_info=True)
+            return False
+
+    def shutdown(self, timeout: float = 2.0) -> bool:
+        """End the runs still open as interrupted, write everything, stop counting. True when all of it was written
+        within `timeout` seconds. Idempotent; `instrument()` begins anew."""
+        global _active
+        try:
+            with _lock:
+                processor, self._processor = self._processor, None
+                if _active is self:
+                    _active = None
+            if processor is None:
+                return True
+            processor.stop()
+            return processor.shutdown_sinks(_seconds(timeout))
+        except Exception:
+            logger.debug("runmeter: shutdown failed", exc_info=True)
+            return False
+
+
+def instrument(
+    database_url: str | None = None,
+    throttle: float = 1.0,
+    otel_metrics: bool = True,
+    *,
+    count_unsampled: bool = False,
+    instrumentations: bool = True,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> Handle:
+    """Count this process's model calls from now on. Call it once, after the host has set up its own OpenTelemetry, if
+    it has one; a second call gives the same handle. Never raises.
+
+    Args:
+        database_url: SQLAlchemy URL of the store; left out, RUNMETER_DATABASE_URL or the SQLite file of this user,
+            which `runmeter serve` reads too.
+        throttle: Least number of seconds between two progress writes; 0 writes every call before anything else.
+        otel_metrics: Feed OpenTelemetry counters; False where an instrumentation emits the same ones.
+        count_unsampled: Also count what the host's own sampler drops, by recording it without exporting it.
+            Where no provider exists yet this is always so.
+        instrumentations: Switch on the installed OpenTelemetry instrumentations of model clients.
+        tracer_provider: Instead of the global one.
+        meter_provider: Instead of the global one.
+    """
+    global _active
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        once("disabled", "runmeter: OTEL_SDK_DISABLED is set, nothing is counted", level=20)
+        return Handle(None)
+    try:
+        with _lock:
+            if _active is None:
+                _active = _instrument(
+                    database_url, _seconds(throttle, 1.0), otel_metrics, count_unsampled, instrumentations,
+                    tracer_provider, meter_provider,
+                )  # fmt: skip
+            elif database_url is not None:
+                once("again", "runmeter: instrument() was called before; it goes on with the store %s", _active.store)
+            return _active
+    except Exception as error:
+        once("instrument", "runmeter: could not instrument, nothing is counted: %r", error)
+        logger.debug("runmeter: could not instrument", exc_info=True)
+        return Handle(None)
+
+
+def _instrument(
+    database_url: str | None,
+    throttle: float,
+    otel_metrics: bool,
+    unsampled: bool,
+    instrumentations: bool,
+    tracer_provider: TracerProvider | None,
+    meter_provider: MeterProvider | None,
+) -> Handle:
+    _prepare()
+    provider: Any = tracer_provider or find_tracer_provider()
+    made = provider is None
+    if made:
+        provider = make_tracer_provider()
+    resource: Mapping[str, Any] = getattr(getattr(provider, "resource", None), "attributes", {})
+    sinks: list[Sink] = []
+    recorder = _recorder(database_url, throttle, resource)
+    if otel_metrics:
+        make_meter_provider()
+        sinks.append(counters_for(meter_provider))
+    if recorder is not None:
+        sinks.append(recorder)
+    source_id = getattr(recorder, "source_id", None)
+    PROCESSOR.warns_unsampled = not made and not unsampled
+    if _attach(provider):
+        PROCESSOR.tracer = provider.get_tracer(semconv.SCOPE)
+        _see_all(provider, unsampled)
+    PROCESSOR.start(tuple(sinks), source_id=source_id, service=service_name(resource))
+    covered = coverage(enable=instrumentations, tracer_provider=provider)
+    warn_uncovered(covered)
+    store = getattr(recorder, "url_for_humans", None)
+    enabled = [f"{one.client.name} ({one.instrumentation})" for one in covered if one.enabled]
+    logger.info(
+        "runmeter: writing to %s; counting calls of %s",
+        store or "no store, OpenTelemetry counters only",
+        ", ".join(enabled) or "nothing that is installed, so only what is recorded or instrumented elsewhere",
+    )
+    return Handle(PROCESSOR, store, tuple(covered))
+
+
+def _prepare() -> None:
+    """What is done once in a process: leaving it, and forking."""
+    global _prepared
+    if not _prepared:
+        _prepared = True
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_after_fork)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    handle = _active
+    if handle is not None:
+        handle.shutdown()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+    PROCESSOR.after_fork()
+
+
+def _attach(provider: Any) -> bool:
+    """Put the processor on the provider, once."""
+    if not isinstance(provider, TracerProvider) and not hasattr(provider, "add_span_processor"):
+        once(
+            "foreign",
+            "runmeter: the host's TracerProvider (%s) takes no span processors, so only recorded usage is counted",
+            type(provider).__qualname__,
+        )
+        return False
+    there = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    if not any(one is PROCESSOR for one in there):
+        provider.add_span_processor(PROCESSOR)
+    return True
+
+
+def _see_all(provider: Any, unsampled: bool) -> None:
+    sampler = getattr(provider, "sampler", None)
+    if sampler is None or isinstance(sampler, CountUnsampled):
+        return
+    if unsampled:
+        wrap_sampler(provider)
+    elif drops(sampler):
+        once(
+            "sampler",
+            "runmeter: the host's sampler (%s) drops spans, and calls in them are not counted. "
+            "instrument(count_unsampled=True) counts them without exporting them",
+            sampler.get_description(),
+        )
+
+
+def _recorder(database_url: str | None, throttle: float, resource: Mapping[str, Any]) -> Any:
+    """The sink that writes the store, or None where it is not installed or cannot be had."""
+    for point in entry_points(group="runmeter_recorder"):
+        try:
+            return point.load()(database_url, throttle=throttle, resource=resource)
+        except ImportError as error:
+            logger.debug("runmeter: no recorder", exc_info=True)
+            said = str(error)
+            hint = said if "pip install" in said else f"{said}: {PIP_STORE}"
+            once("store", "runmeter: nothing is stored, calls only move OpenTelemetry counters: %s", hint)
+        except Exception as error:
+            once("store", "runmeter: nothing is stored, calls only move OpenTelemetry counters: %s", error)
+            logger.debug("runmeter: no recorder", exc_info=True)
+        return None
+    once("store", "runmeter: nothing is stored, calls only move OpenTelemetry counters: %s", PIP_STORE)
+    return None
+
+
+def _seconds(value: object, otherwise: float = 2.0) -> float:
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return otherwise
+    return found if 0.0 <= found < 86_400 else otherwise

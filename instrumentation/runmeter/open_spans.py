@@ -1,0 +1,97 @@
+"""What is kept of a span between its start and its end, and of a trace while it has spans open here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import StatusCode
+
+from runmeter import semconv
+from runmeter.call import Reading, read
+from runmeter.runs import RunState
+from runmeter.spans import EndedSpan
+
+READ = frozenset(
+    key
+    for found in vars(semconv).values()
+    for key in (found if isinstance(found, tuple) else (found,))
+    if isinstance(key, str) and "." in key
+)
+"""Every attribute key we read; of what a span starts with, nothing else is kept (rule 11)."""
+
+
+class Trace:
+    """A trace with spans open here. It is a run once it has something to count."""
+
+    __slots__ = ("root_span_id", "roots", "run", "trace_id")
+
+    def __init__(self, trace_id: int, root_span_id: int | None = None) -> None:
+        self.trace_id = trace_id
+        self.root_span_id = root_span_id
+        """Its first root here."""
+        self.roots = 0
+        """Open spans with nothing above them here."""
+        self.run: RunState | None = None
+
+
+class OpenSpan:
+    """A span that has begun; once it has ended only what is still open below holds it."""
+
+    __slots__ = ("above", "fed", "holds", "kids", "run", "span", "start", "trace")
+
+    def __init__(
+        self,
+        trace: Trace,
+        *,
+        span: ReadableSpan | None = None,
+        above: OpenSpan | None = None,
+        run: RunState | None = None,
+        start: dict[str, Any] | None = None,
+    ) -> None:
+        self.trace = trace
+        self.span = span
+        self.above = above
+        self.run = run
+        """The explicit run it belongs to; without one the trace's."""
+        self.start = start
+        """The attributes it started with that we read: the SDK drops the oldest of more than 128."""
+        self.fed = False
+        """Its run's settler knows it as an ancestor."""
+        self.kids = 0
+        """Open spans directly below it."""
+        self.holds: list[RunState] | None = None
+        """Runs that wait for this span's end to know whether their call is its call."""
+
+    def read(self) -> Reading | None:
+        """What it says so far."""
+        span = self.span
+        if span is None:
+            return None
+        return read(ended_span(span, {**(self.start or {}), **(span.attributes or {})}))
+
+
+def scope_name(span: ReadableSpan) -> str:
+    """The name of its instrumentation scope."""
+    scope = span.instrumentation_scope
+    return "" if scope is None else scope.name
+
+
+def ended_span(span: ReadableSpan, attributes: dict[str, Any]) -> EndedSpan:
+    """The SDK's span as both doors have it."""
+    parent = span.parent
+    identity = span.context
+    return EndedSpan(
+        identity.trace_id,
+        identity.span_id,
+        None if parent is None else parent.span_id,
+        parent is not None and parent.is_remote,
+        span.name,
+        span.kind.value + 1,  # the API counts from INTERNAL = 0, OTLP from INTERNAL = 1
+        scope_name(span),
+        span.resource.attributes,
+        attributes,
+        span.start_time or 0,
+        span.end_time or span.start_time or 0,
+        span.status.status_code is StatusCode.ERROR,
+    )

@@ -1,0 +1,351 @@
+"""The span processor: every span's run is decided when it starts, every call is counted when it ends.
+
+Runs on the agent's own threads: it never raises, never blocks on anything but its own short lock and never does I/O.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from opentelemetry import baggage
+from opentelemetry.context import Context, create_key, get_current
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import StatusCode, Tracer
+
+from runmeter import guard, semconv
+from runmeter.call import Role, is_plain, read
+from runmeter.dialects import DIALECTS
+from runmeter.fold import Fold
+from runmeter.open_spans import READ, OpenSpan, Trace, ended_span, scope_name
+from runmeter.runs import RunState
+from runmeter.sink import RunInfo, Sink
+from runmeter.spans import EndedSpan
+
+logger = logging.getLogger("runmeter")
+
+SCOPE_KEY = create_key("runmeter-scope")
+"""Where in an OpenTelemetry context the `Scope` in force is."""
+SPAN_LIMIT = 65_536
+"""Spans open at once; beyond, the oldest is taken for one that nobody will end."""
+
+
+class Scope:
+    """What `run()` and `caller()` put into the context: whose run, and who calls. Immutable."""
+
+    __slots__ = ("caller", "run")
+
+    def __init__(self, run: RunState | None, caller: str | None) -> None:
+        self.run = run
+        self.caller = caller
+
+
+class Processor(SpanProcessor):
+    """Folds spans into runs and passes what settles to the sinks. One in a process (`PROCESSOR`).
+
+    `clock` gives wall time in nanoseconds and is asked only for runs whose own span is not recorded.
+    """
+
+    def __init__(self, *, clock: Callable[[], int] = time.time_ns, span_limit: int = SPAN_LIMIT) -> None:
+        self.clock = clock
+        self.fold = Fold()
+        self.tracer: Tracer | None = None
+        """Makes the spans of runs and of recorded usage."""
+        self.source_id: str | None = None
+        self.warns_unsampled = False
+        self.generation = 0
+        self.enabled = False
+        self._span_limit = span_limit
+        self._spans: dict[int, OpenSpan] = {}
+        self._inherited: frozenset[int] = frozenset()
+        self._scopes: set[str] = {scope for scope in DIALECTS if scope}
+        self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._lock = threading.RLock()
+        self._working: int | None = None
+        self._warned: set[str] = set()
+
+    @property
+    def service(self) -> str | None:
+        """`service.name` of the host, if it has one."""
+        return self.fold.service
+
+    # The two that every span of the host passes through.
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if not self.enabled:
+            return
+        try:
+            context = get_current() if parent_context is None else parent_context
+            scope: Scope | None = context.get(SCOPE_KEY)  # type: ignore[assignment]
+            identity = span.context
+            trace_id = identity.trace_id
+            parent = span.parent
+            # Trace and span id in one integer: the span id is random, the trace id keeps apart what is not.
+            above = None if parent is None else self._spans.get(trace_id ^ parent.span_id)
+            if scope is not None and scope.run is not None:
+                run: RunState | None = self.mine(scope.run)
+            elif above is not None:
+                run = above.run
+            else:
+                run = self._joined(context)
+            start: dict[str, Any] | None = None
+            if attributes := span.attributes:
+                # A copy, since a dict answers in C what the SDK's mapping answers in Python.
+                start = attributes.copy()  # type: ignore[attr-defined]
+                if is_plain(scope_name(span), start):
+                    start = None
+                else:
+                    start = {key: start[key] for key in start.keys() & READ}
+            if above is None:
+                trace = self._trace(trace_id, identity.span_id)
+                self._do(self.fold.root_began, trace, run)
+            else:
+                trace = above.trace
+                above.kids += 1
+            key = trace_id ^ identity.span_id
+            entry = self._spans[key] = OpenSpan(trace, span=span, above=above, run=run, start=start)
+            if scope_name(span) in self._scopes:
+                self.fold.callish[key] = entry
+            self._stamp(span, run, None if scope is None else scope.caller, start)
+            if start is not None and run is None and (trace.run is None or not trace.run.announced):
+                reading = entry.read()
+                if reading is not None and reading.role == Role.AGENT:
+                    self._do(self.fold.agent_began, trace, reading)
+            if len(self._spans) > self._span_limit:
+                self._do(self._evict)
+        except Exception:
+            self._failed("on_start")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if not self.enabled:
+            return
+        try:
+            identity = span.context
+            key = identity.trace_id ^ identity.span_id
+            entry = self._spans.pop(key, None)
+            attributes: dict[str, Any] = span.attributes.copy()  # type: ignore[union-attr]
+            if entry is None:
+                if key in self._inherited:
+                    return  # Begun before the fork: it is the parent's to count.
+                below_a_run = False
+            else:
+                below_a_run = entry.run is not None
+                if entry.above is not None:
+                    entry.above.kids -= 1
+                if entry.start is not None and span.dropped_attributes:
+                    attributes = {**entry.start, **attributes}
+            if not is_plain(scope_name(span), attributes, below_a_run=below_a_run):
+                reading = read(ended_span(span, attributes))
+                if reading.role and reading.scope not in self._scopes and len(self._scopes) < 256:
+                    self._scopes.add(reading.scope)
+                self._do(self.fold.count, reading, entry)
+            if entry is not None:
+                self.fold.callish.pop(key, None)
+                if entry.holds is not None:
+                    self._do(self.fold.let_go, entry)
+                if entry.above is None:
+                    failed = span.status.status_code is StatusCode.ERROR
+                    self._do(self.fold.root_ended, entry, span.end_time or self.clock(), failed)
+        except Exception:
+            self._failed("on_end")
+
+    # What context.py asks for.
+
+    def find(self, run_id: str) -> RunState | None:
+        """The run of that id as this side of a fork knows it, open or recently ended."""
+        found = self.fold.runs.find(run_id)
+        return found if found is not None and found.generation == self.generation else None
+
+    def state(self, info: RunInfo) -> RunState:
+        """An explicit run that has not begun."""
+        return RunState(info, explicit=True, generation=self.generation)
+
+    def begin(self, state: RunState) -> None:
+        """The run begins here: from now on sinks know it."""
+        self._do(self.fold.runs.begin, state)
+
+    def joined(self, run_id: str, like: RunInfo | None = None) -> RunState:
+        """The run of that id as this process has it; one that another process owns is joined."""
+        found = self.find(run_id)
+        if found is not None:
+            return found
+        known = like or RunInfo(run_id, 0)
+        state = self.state(
+            RunInfo(
+                run_id, self.clock(), owns=False, thread_id=known.thread_id, service=self.service, agent=known.agent,
+                user_id=known.user_id, tags=known.tags, trace_id=known.trace_id, root_span_id=known.root_span_id,
+            )
+        )  # fmt: skip
+        self.begin(state)
+        return state
+
+    def mine(self, state: RunState) -> RunState:
+        """The run as this side of a fork has it."""
+        return state if state.generation == self.generation else self.joined(state.info.run_id, state.info)
+
+    def updated(self, state: RunState) -> None:
+        self._do(self.fold.runs.update, state)
+
+    def end(self, state: RunState, status: str, stop_reason: str | None, ended_at: int) -> None:
+        self._do(self.fold.runs.end, self.mine(state), status, stop_reason, ended_at)
+
+    def feed(self, span: EndedSpan, run: RunState | None) -> None:
+        """Count a span that the SDK does not record; `run` None makes its trace a run of its own."""
+        reading = read(span)
+        if run is None:
+            self._do(self.fold.count, reading, None)
+            return
+        mine = self.mine(run)
+        self._do(self.fold.count, reading, OpenSpan(Trace(span.trace_id), run=mine))
+        if not mine.info.owns and mine.roots <= 0:
+            self._do(self.fold.runs.end, mine, "success", None, span.ended_at)
+
+    def lost(self, reason: str, count: int = 1) -> None:
+        self._do(self.fold.runs.lost, reason, count)
+
+    def join_all(self, info: RunInfo) -> None:
+        """Everything in this process belongs to this run of another one, where the context does not say."""
+        self.fold.ambient = info
+
+    # Life: sinks come and go with instrument(); the processor stays on the provider, which cannot take it back.
+
+    def start(self, sinks: tuple[Sink, ...], *, source_id: str | None = None, service: str | None = None) -> None:
+        """Count from now on."""
+        self.fold.runs.sinks = sinks
+        self.fold.service = service
+        self.source_id = source_id
+        self.enabled = True
+
+    def stop(self) -> None:
+        """End every run still open as interrupted, and count nothing from now on."""
+        self._do(self.fold.end_all, self.clock())
+        self.enabled = False
+        self.fold.ambient = None
+        self._forget()
+
+    def shutdown(self) -> None:
+        """The provider is shut down: what is known is written. Counting stops with `Handle.shutdown`, not with it,
+        since there may be other providers, and runs end after theirs."""
+        self.flush(2.0)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self.flush(timeout_millis / 1000)
+
+    def flush(self, timeout: float) -> bool:
+        """Have the sinks write what is pending; True when all of it was written in `timeout` seconds."""
+        return self._each(timeout, lambda sink, left: sink.flush(left))
+
+    def shutdown_sinks(self, timeout: float) -> bool:
+        """The same, for good."""
+        done = self._each(timeout, lambda sink, left: sink.shutdown(left))
+        self.fold.runs.sinks = ()
+        return done
+
+    def after_fork(self) -> None:
+        """In a forked child: a new source, no runs, no memory of the parent's spans but not to count them."""
+        self._lock = threading.RLock()
+        self._working = None
+        self._inbox.clear()
+        self._inherited = frozenset(self._spans)
+        self.generation += 1
+        self.fold.generation = self.generation
+        self._forget()
+        for sink in self.fold.runs.sinks:
+            try:
+                sink.after_fork()
+                self.source_id = getattr(sink, "source_id", self.source_id)
+            except Exception:
+                self._failed("after_fork")
+
+    # How.
+
+    def _joined(self, context: Context) -> RunState | None:
+        run_id = guard.text(baggage.get_baggage(semconv.RUN_ID, context), guard.ID_LIMIT)
+        if run_id is not None:
+            return self.joined(run_id)
+        ambient = self.fold.ambient
+        return None if ambient is None else self.joined(ambient.run_id, ambient)
+
+    def _trace(self, trace_id: int, span_id: int) -> Trace:
+        return self.fold.traces.get(trace_id) or self.fold.traces.setdefault(trace_id, Trace(trace_id, span_id))
+
+    def _stamp(self, span: Span, run: RunState | None, caller: str | None, start: Mapping[str, Any] | None) -> None:
+        stamp: dict[str, Any] = {}
+        if self.source_id is not None:
+            stamp[semconv.SOURCE_ID] = self.source_id
+        if run is not None:
+            stamp[semconv.RUN_ID] = run.info.run_id
+            if run.info.thread_id is not None and (start is None or semconv.CONVERSATION_ID not in start):
+                stamp[semconv.CONVERSATION_ID] = run.info.thread_id
+        if caller is not None and (start is None or semconv.CALLER not in start):
+            stamp[semconv.CALLER] = caller
+        if stamp:
+            span.set_attributes(stamp)
+
+    def _do(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do it now, under the lock, one thing at a time.
+
+        Not just a lock: a span may end on this very thread while we hold it (a generator closed by the garbage
+        collector, a signal handler); it then waits in the inbox until the work above it is finished.
+        """
+        self._inbox.append((work, arguments))
+        me = threading.get_ident()
+        if self._working == me:
+            return
+        with self._lock:
+            self._working = me
+            try:
+                while self._inbox:
+                    work, arguments = self._inbox.popleft()
+                    try:
+                        work(*arguments)
+                    except Exception:
+                        self._failed(work.__name__)
+            finally:
+                self._working = None
+
+    def _evict(self) -> None:
+        oldest = next(iter(self._spans), None)
+        entry = None if oldest is None else self._spans.pop(oldest, None)
+        if oldest is None or entry is None:
+            return
+        self.fold.callish.pop(oldest, None)
+        self.fold.runs.lost("span_evicted")
+        self.fold.let_go(entry)
+        if entry.above is None:
+            self.fold.root_ended(entry, self.clock(), False)
+        else:
+            entry.above.kids -= 1
+
+    def _forget(self) -> None:
+        self._spans = {}
+        self.fold.forget()
+
+    def _each(self, timeout: float, ask: Callable[[Sink, float], bool]) -> bool:
+        deadline = time.monotonic() + timeout
+        done = True
+        for sink in self.fold.runs.sinks:
+            try:
+                done = ask(sink, max(0.0, deadline - time.monotonic())) and done
+            except Exception:
+                self._failed("flush")
+                done = False
+        return done
+
+    def _failed(self, where: str) -> None:
+        """A fault of our own is said once for each place, counted each time, and never the host's (rule 8)."""
+        if where not in self._warned:
+            self._warned.add(where)
+            logger.warning("runmeter: %s failed; what it was about is not counted", where, exc_info=True)
+        for sink in self.fold.runs.sinks:
+            try:
+                sink.lost("error")
+            except Exception:
+                logger.debug("runmeter: a sink could not count a loss", exc_info=True)
+
+
+PROCESSOR = Processor()

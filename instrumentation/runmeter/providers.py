@@ -1,0 +1,98 @@
+"""Finding the host's OpenTelemetry providers, or making them as its environment variables say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import _get_from_env_or_default
+
+from runmeter.guard import once
+from runmeter.sampling import CountUnsampled
+
+PIP = {
+    "otlp": "pip install opentelemetry-exporter-otlp-proto-http",
+    "prometheus": "pip install opentelemetry-exporter-prometheus",
+}
+
+
+def find_tracer_provider() -> object | None:
+    """The provider the host has set, or None. It may be of another SDK, and then cannot take a processor."""
+    provider = trace.get_tracer_provider()
+    return None if type(provider) is trace.ProxyTracerProvider else provider
+
+
+def make_tracer_provider() -> TracerProvider:
+    """A provider for the whole process, where the host has none.
+
+    Resource, limits and sampler are what `OTEL_*` say; what the sampler drops is recorded and still not exported.
+    Spans are exported only where `OTEL_TRACES_EXPORTER` or an OTLP endpoint asks for it.
+    """
+    provider = TracerProvider(sampler=CountUnsampled(_get_from_env_or_default()), resource=Resource.create())
+    for exporter in _exporters("opentelemetry_traces_exporter", "OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES"):
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        provider.add_span_processor(BatchSpanProcessor(exporter()))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def make_meter_provider() -> None:
+    """A MeterProvider for the whole process, where the host has none and `OTEL_METRICS_EXPORTER` or an OTLP endpoint
+    asks for one.
+
+    Otherwise none is made: without a reader it would show nothing, and it would be in the way of the one that the host
+    may set later, which our counters join by themselves.
+    """
+    if type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.sdk") or os.environ.get(
+        "OTEL_PYTHON_METER_PROVIDER"
+    ):
+        return
+    found = _exporters("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_OTLP_METRICS")
+    if not found:
+        return
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+
+    readers: list[MetricReader] = []
+    for make in found:
+        made = make()
+        readers.append(made if isinstance(made, MetricReader) else PeriodicExportingMetricReader(made))
+    metrics.set_meter_provider(MeterProvider(readers))
+
+
+def service_name(resource: Mapping[str, Any]) -> str | None:
+    """The service as its owner named it; the SDK's `unknown_service` is no name."""
+    name = resource.get("service.name")
+    return name if isinstance(name, str) and name and not name.startswith("unknown_service") else None
+
+
+def _exporters(group: str, variable: str, endpoint_prefix: str) -> list[Any]:
+    """The exporter classes that the environment asks for."""
+    asked = os.environ.get(variable)
+    if asked is None:
+        endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"{endpoint_prefix}_ENDPOINT")
+        asked = "otlp" if any(os.environ.get(name) for name in endpoints) else "none"
+    found = []
+    for name in (part.strip() for part in asked.split(",")):
+        if name in ("", "none"):
+            continue
+        protocol = os.environ.get(f"{endpoint_prefix}_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+        full = ("otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http") if name == "otlp" else name
+        points = list(entry_points(group=group, name=full))
+        try:
+            found.append(points[0].load())
+        except (IndexError, ImportError):
+            once(
+                f"exporter {full}",
+                "runmeter: %s asks for %r, which is not installed: %s",
+                variable,
+                full,
+                PIP.get(name, ""),
+            )
+    return found

@@ -1,0 +1,175 @@
+"""The runs this process knows: those open, and a short memory of those that ended, for streams that outlive them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+from opentelemetry.context import Context
+
+from runmeter.settle import Settler
+from runmeter.sink import RunInfo, Sink
+from runmeter.spans import Change
+from runmeter.usage import ZERO, Usage
+
+OPEN_LIMIT = 10_000
+"""Runs open at once in one process; more means that somebody never ends theirs, and the oldest is let go."""
+ENDED_LIMIT = 256
+"""Ended runs still known by id. A stream that is still open keeps its own run known however long that takes."""
+
+
+class RunState:
+    """A run as this process keeps it: what sinks see of it, its settler and its totals so far."""
+
+    __slots__ = (
+        "announced",
+        "context",
+        "ended_at",
+        "ending",
+        "explicit",
+        "generation",
+        "info",
+        "open",
+        "roots",
+        "settler",
+        "usage",
+    )
+
+    def __init__(self, info: RunInfo, *, explicit: bool, generation: int) -> None:
+        self.info = info
+        self.settler = Settler()
+        self.usage: Usage = ZERO
+        """What sinks were told, added up."""
+        self.explicit = explicit
+        """Begun by id: by `run()`, or joined by the id in a baggage. The others are traces."""
+        self.generation = generation
+        """Which side of a fork made it: a child's first look at its parent's run makes a state of its own."""
+        self.context: Context | None = None
+        """With the run's own span and id in force: what is recorded for the run by its id belongs there."""
+        self.roots = 0
+        """Spans open here that have nothing above them here; a joined or implicit run ends with the last of them."""
+        self.announced = False
+        """Sinks know it."""
+        self.open = False
+        self.ended_at: int | None = None
+        """When it ended, also while it is open once more."""
+        self.ending: tuple[str, str | None, int] | None = None
+        """How it ended before sinks knew it."""
+
+
+class Runs:
+    """Begins and ends runs and tells the sinks."""
+
+    def __init__(self) -> None:
+        self.sinks: tuple[Sink, ...] = ()
+        self._open: OrderedDict[str, RunState] = OrderedDict()
+        self._ended: OrderedDict[str, RunState] = OrderedDict()
+
+    def find(self, run_id: str) -> RunState | None:
+        """The run of that id, open or recently ended; the open one where both exist."""
+        return self._open.get(run_id) or self._ended.get(run_id)
+
+    def open_runs(self) -> list[RunState]:
+        return list(self._open.values())
+
+    def begin(self, state: RunState) -> None:
+        """Sinks hear of it."""
+        if len(self._open) >= OPEN_LIMIT:
+            oldest = next(iter(self._open.values()))
+            self.lost("run_evicted")
+            self.end(oldest, "interrupted", "evicted", oldest.info.started_at)
+        self._fill(state)
+        self._open[state.info.run_id] = state
+        state.open = state.announced = True
+        for sink in self.sinks:
+            sink.begin(state.info)
+
+    def reopen(self, state: RunState) -> None:
+        """Spans of an ended run open again (a trace's next request, a joined run's next job): it ends once more."""
+        run_id = state.info.run_id
+        if self._ended.get(run_id) is state:
+            del self._ended[run_id]
+        self._open[run_id] = state
+        state.open = True
+
+    def update(self, state: RunState) -> None:
+        for sink in self.sinks:
+            sink.update(state.info)
+
+    def settled(self, state: RunState, changes: Sequence[Change]) -> None:
+        """Its settler moved by `changes`, or set something aside where there are none."""
+        if not state.announced:
+            return
+        if changes:
+            self.tell(state, changes)
+        else:
+            self._fill(state)
+            self._set_aside(state)
+
+    def tell(self, state: RunState, changes: Sequence[Change]) -> None:
+        """Pass on what moved. After the run's end it is a later final, which adds (rule 4)."""
+        usage = state.usage
+        for was, now in changes:
+            if now is not None:
+                usage = usage + now.usage
+            if was is not None:
+                usage = Usage(*[mine - theirs for mine, theirs in zip(usage, was.usage, strict=True)])
+        state.usage = usage
+        self._fill(state)
+        for sink in self.sinks:
+            sink.settled(state.info, changes)
+        if not state.open and state.ended_at is not None:
+            self._set_aside(state)
+            for sink in self.sinks:
+                sink.end(state.info, state.ended_at)
+
+    def end(self, state: RunState, status: str, stop_reason: str | None, ended_at: int) -> None:
+        """End it once; what comes later only adds. A run reopened keeps the status of its first end."""
+        run_id = state.info.run_id
+        if self._open.get(run_id) is state:
+            del self._open[run_id]
+            self._ended[run_id] = state
+            if len(self._ended) > ENDED_LIMIT:
+                self._ended.popitem(last=False)
+        state.open = False
+        info = state.info
+        self._fill(state)
+        self._set_aside(state)
+        if state.ended_at is None:
+            info.status = status
+            info.stop_reason = stop_reason
+        state.ended_at = ended_at = max(ended_at, info.started_at, state.ended_at or 0)
+        state.settler.close()
+        for sink in self.sinks:
+            sink.end(info, ended_at)
+
+    def lost(self, reason: str, count: int = 1) -> None:
+        for sink in self.sinks:
+            sink.lost(reason, count)
+
+    def forget(self) -> None:
+        """No run is known any more; sinks are not told."""
+        self._open = OrderedDict()
+        self._ended = OrderedDict()
+
+    def _fill(self, state: RunState) -> None:
+        """Fields that only the spans know, filled once."""
+        info, settler = state.info, state.settler
+        known = False
+        if info.thread_id is None and (thread_id := settler.thread_id) is not None:
+            info.thread_id = thread_id
+            known = True
+        if info.agent is None and (agent := settler.agent) is not None:
+            info.agent = agent
+            known = True
+        if info.user_id is None and (user_id := settler.user_id) is not None:
+            info.user_id = user_id
+            known = True
+        if known and state.open:
+            self.update(state)
+
+    def _set_aside(self, state: RunState) -> None:
+        """What sinks may show of spans not counted; a mapping of its own, since they keep the reference."""
+        aside: Mapping[str, int] = state.settler.set_aside
+        if aside and aside != state.info.set_aside:
+            state.info.set_aside = aside
