@@ -27,6 +27,7 @@ from runmeter.dialects import (
     RAW_USAGE,
     TEXT_COUNT,
     TEXT_FIELDS,
+    TOOL,
     WEAK,
     Dialect,
     Role,
@@ -98,16 +99,7 @@ class Reading(NamedTuple):
     @property
     def matters(self) -> bool:
         """False where the span is nothing but a link between its parent and its children."""
-        return self[4:] != _BARE[4:] and not (
-            self.role == PLAIN
-            and self.agent is None
-            and self.thread_id is None
-            and self.user_id is None
-            and self.caller is None
-            and self.run_id is None
-            and not self.is_run_root
-            and not self.tags
-        )
+        return self.role != PLAIN or self[10:19] != _BARE[10:19] or self[20:29] != _BARE[20:29] or bool(self.rejected)
 
     def pack(self) -> str:
         """Everything but defaults as compact text, for a ledger; `unpack` gives an equal reading."""
@@ -166,7 +158,6 @@ _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "stop_reason": (semconv.RUN_STOP_REASON,),
     "attempt": (),
     "subagent": (),
-    "success": (),
     "span_type": (),
 } | {f"kind{index}": (key,) for index, (key, _) in enumerate(KINDS)}
 _SLOT: Final = {name: slot for slot, name in enumerate(_FIELDS)}
@@ -194,41 +185,67 @@ _EMPTY: Final = [None] * len(_SLOT)
     _STOP_REASON,
     _ATTEMPT,
     _SUBAGENT,
-    _SUCCESS,
     _SPAN_TYPE,
-) = range(24)
-_KIND_TABLES: Final = tuple((24 + index, table) for index, (_, table) in enumerate(KINDS))
+) = range(23)
+_KIND_TABLES: Final = tuple((23 + index, table) for index, (_, table) in enumerate(KINDS))
 _NUMBERS_OF_TEXT: Final = {"input": 0, "output": 1, "cache_read": 2, "cache_write": 3, "reasoning": 4}
 
 
-class _Plan(NamedTuple):
+class _Plan:
     """How to read one scope: every key that means something there, with its slot and rank."""
 
-    dialect: Dialect
-    keys: Mapping[str, tuple[int, int]]
-    known: frozenset[str]
-    by_name: bool
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.by_name = bool(dialect.names or dialect.failed_names)
+        self.keys: dict[str, tuple[int, int]] = {}
+        for name, own in _FIELDS.items():
+            for rank, key in enumerate((*own, *dialect.keys.get(name, ()))):
+                self.keys.setdefault(key, (_SLOT[name], rank))
+        if dialect.stream_log:
+            self.keys["logfire.span_type"] = (_SPAN_TYPE, 0)
+        deciding = {key for key in self.keys if self.keys[key][0] in _DECIDING_SLOTS}
+        deciding.update(key for keys in dialect.keys.values() for key in keys)
+        self.deciding = frozenset(deciding)
+        self.deciding_below = self.deciding - {semconv.RUN_ID, semconv.CONVERSATION_ID, semconv.USER_ID}
+        self._shapes: dict[tuple[Any, ...], list[tuple[int, str]]] = {}
+
+    def shape(self, attributes: Mapping[str, Any]) -> list[tuple[int, str]]:
+        """The (slot, key) pairs to read, in order of precedence. An instrumentation writes the same few sets of keys
+        again and again, so the answer is remembered for small ones."""
+        if len(attributes) > _SHAPE_LIMIT:
+            return self._order(attributes)
+        names = tuple(attributes)
+        known = self._shapes.get(names)
+        if known is None:
+            if len(self._shapes) >= _MAX_SHAPES:
+                self._shapes.clear()
+            known = self._shapes[names] = self._order(attributes)
+        return known
+
+    def _order(self, attributes: Mapping[str, Any]) -> list[tuple[int, str]]:
+        found = [(self.keys[key][1], self.keys[key][0], key) for key in attributes.keys() & self.keys.keys()]
+        return [(slot, key) for _, slot, key in sorted(found)]
 
 
-def _plan(dialect: Dialect) -> _Plan:
-    keys: dict[str, tuple[int, int]] = {}
-    for name, own in _FIELDS.items():
-        for rank, key in enumerate((*own, *dialect.keys.get(name, ()))):
-            keys.setdefault(key, (_SLOT[name], rank))
-    if dialect.stream_log:
-        keys["logfire.span_type"] = (_SPAN_TYPE, 0)
-    return _Plan(dialect, keys, frozenset(keys), bool(dialect.names or dialect.failed_names))
-
-
-_DEFAULT_PLAN: Final = _plan(DEFAULT)
-_PLANS: Final = {scope: _plan(dialect) for scope, dialect in DIALECTS.items()}
-
-_DECIDING: Final = frozenset(
-    {key for key, _ in KINDS}
-    | {key for name in ("input", "output", "thread", "user", "agent", "run_id") for key in _FIELDS[name]}
-    | {semconv.RUN_ROOT, semconv.CALLER}
-)
-_DECIDING_BELOW: Final = _DECIDING - {semconv.RUN_ID, semconv.CONVERSATION_ID, semconv.USER_ID}
+_SHAPE_LIMIT: Final = 64
+_MAX_SHAPES: Final = 128
+_DECIDING_SLOTS: Final = frozenset(_SLOT.values()) - {
+    _MODEL,
+    _PROVIDER,
+    _RESPONSE_ID,
+    _COST,
+    _RETRIES,
+    _SOURCE_ID,
+    _MESSAGES,
+    _RUN_STATUS,
+    _STOP_REASON,
+    _CACHE_READ,
+    _CACHE_WRITE,
+    _REASONING,
+    _SPAN_TYPE,
+}
+_DEFAULT_PLAN: Final = _Plan(DEFAULT)
+_PLANS: Final = {scope: _Plan(dialect) for scope, dialect in DIALECTS.items()}
 
 
 def is_plain(scope: str, attributes: Mapping[str, Any] | None, *, below_a_run: bool = False) -> bool:
@@ -237,12 +254,12 @@ def is_plain(scope: str, attributes: Mapping[str, Any] | None, *, below_a_run: b
     Pass the plainest mapping at hand: a `dict` answers in C. With `below_a_run` the run id, thread and user that door 1
     stamps on every span of an explicit run do not count as news.
     """
-    plan = _PLANS.get(scope)
-    if plan is not None and plan.by_name:
+    plan = _PLANS.get(scope, _DEFAULT_PLAN)
+    if plan.by_name:
         return False
     if not attributes:
         return True
-    return attributes.keys().isdisjoint(_DECIDING_BELOW if below_a_run else _DECIDING)
+    return attributes.keys().isdisjoint(plan.deciding_below if below_a_run else plan.deciding)
 
 
 def read(span: EndedSpan) -> Reading:
@@ -259,94 +276,117 @@ def _read(span: EndedSpan) -> Reading:
     plan = _PLANS.get(scope, _DEFAULT_PLAN)
     dialect = plan.dialect
     raw: list[Any] = _EMPTY.copy()
-    ranks: dict[int, int] = {}
-    keys = plan.keys
-    for key in attributes.keys() & plan.known:
+    for slot, key in plan.shape(attributes):
         value = attributes[key]
-        if value is None or value == "":
-            continue
-        slot, rank = keys[key]
-        if raw[slot] is None or rank < ranks[slot]:
+        if value is not None and value != "" and raw[slot] is None:
             raw[slot] = value
-            ranks[slot] = rank
 
-    role = _role(raw, plan, name, failed)
-    rejected: list[str] = []
+    role: int = _role(raw, plan, name, failed)
+    rejected: tuple[str, ...] = ()
     usage: Usage | None = None
-    response_id = model = provider = None
-    cost = messages = None
+    response_id = provider = model = cost = messages = None
     retries = 0
     stream_log = False
-    if role != PLAIN and role != Role.TOOL:
-        usage, model, response_id = _usage(raw, dialect, name, attributes, rejected)
-        if role == WEAK and usage is None:
-            role = PLAIN
-        elif role in (CALL, WEAK):
-            response_id = _text(raw[_RESPONSE_ID], ID_LIMIT) or response_id
-            model = _text(raw[_MODEL], LABEL_LIMIT) or model
-            cost = _cost(raw[_COST], rejected)
+    if raw[_MODEL] is not None:
+        model = _text(raw[_MODEL], LABEL_LIMIT)
+    if role != PLAIN and role != TOOL:
+        reasons: list[str] = []
+        usage, raw_model, raw_id = _usage(raw, dialect, name, attributes, reasons)
+        if role == CALL or (role == WEAK and usage is not None):
+            response_id = raw_id if raw[_RESPONSE_ID] is None else _text(raw[_RESPONSE_ID], ID_LIMIT)
+            model = model or raw_model
+            if raw[_PROVIDER] is not None:
+                provider = _provider(raw[_PROVIDER])
+            if raw[_COST] is not None:
+                cost = _cost(raw[_COST], reasons)
             if raw[_MESSAGES] is not None:
-                messages = _count(raw[_MESSAGES], rejected)
+                messages = _count(raw[_MESSAGES], reasons)
             if raw[_RETRIES] is not None:
-                retries = _count(raw[_RETRIES], rejected) or 0
+                retries = _count(raw[_RETRIES], reasons) or 0
             if raw[_ATTEMPT] is not None:
-                retries = max(retries, (_count(raw[_ATTEMPT], rejected) or 1) - 1)
-            if raw[_SUCCESS] is False:
-                failed = True
+                retries = max(retries, (_count(raw[_ATTEMPT], reasons) or 1) - 1)
             if raw[_SPAN_TYPE] == "log":
                 stream_log = True
                 started_at = _stream_began(attributes, started_at)
-        provider = _provider(raw[_PROVIDER])
+            if name == RAW_NAME:
+                scope += ".raw"  # the wire's view of a call that the library's own span may describe as well
+        elif role == WEAK:
+            role = PLAIN
+        if reasons:
+            rejected = tuple(reasons)
 
-    facts = _facts(resource)
-    agent = _text(raw[_AGENT], LABEL_LIMIT)
-    if agent is None and dialect.agent_in_name is not None and role == AGENT:
-        found = dialect.agent_in_name.match(name)
-        if found:
-            agent = _text(found[1] or found[2], LABEL_LIMIT)
-    caller = _text(raw[_CALLER], LABEL_LIMIT)
-    if caller is None and raw[_SUBAGENT] is not None:
+    resource_key, service = _facts(resource)
+    agent = caller = thread_id = None
+    if raw[_AGENT] is not None:
+        agent = _text(raw[_AGENT], LABEL_LIMIT)
+    if agent is None and role == AGENT:
+        agent = _agent_in(name, dialect)
+    if raw[_CALLER] is not None:
+        caller = _text(raw[_CALLER], LABEL_LIMIT)
+    elif raw[_SUBAGENT] is not None:
         subagent = agent or _text(raw[_SUBAGENT], LABEL_LIMIT - 9)
         caller = f"subagent:{subagent}" if subagent else None
-    thread_id = None
-    if raw[_THREAD] is not None and (dialect.names_threads or ranks[_THREAD] != 0):
+    if raw[_THREAD] is not None and (dialect.names_threads or semconv.CONVERSATION_ID not in attributes):
         thread_id = _text(raw[_THREAD], ID_LIMIT)
-    is_root = raw[_RUN_ROOT] is True
-    if name == RAW_NAME and role == CALL:
-        scope += ".raw"  # the wire's view of a call that the library's own span may describe as well
-    return Reading(
-        trace_id,
-        span_id,
-        parent_id,
-        bool(remote),
-        role,
-        scope,
-        facts[0],
-        started_at,
-        ended_at,
-        bool(failed),
-        usage,
-        response_id,
-        provider,
-        model,
-        agent,
-        thread_id,
-        _text(raw[_RUN_ID], ID_LIMIT),
-        _text(raw[_SOURCE_ID], ID_LIMIT),
-        _text(raw[_USER], ID_LIMIT),
-        facts[1],
-        _tags(attributes) if scope == semconv.SCOPE else (),
-        caller,
-        cost,
-        messages,
-        retries,
-        is_root,
-        _text(raw[_RUN_STATUS], LABEL_LIMIT) if is_root else None,
-        _text(raw[_STOP_REASON], ID_LIMIT) if is_root else None,
-        stream_log,
-        dialect.aggregates_count,
-        tuple(rejected),
+    run_id = None if raw[_RUN_ID] is None else _text(raw[_RUN_ID], ID_LIMIT)
+    source_id = None if raw[_SOURCE_ID] is None else _text(raw[_SOURCE_ID], ID_LIMIT)
+    user_id = None if raw[_USER] is None else _text(raw[_USER], ID_LIMIT)
+    is_root = False
+    tags: tuple[tuple[str, str], ...] = ()
+    run_status = stop_reason = None
+    if scope == semconv.SCOPE:
+        is_root = raw[_RUN_ROOT] is True
+        tags = _tags(attributes)
+        if is_root:
+            run_status = _text(raw[_RUN_STATUS], LABEL_LIMIT)
+            stop_reason = _text(raw[_STOP_REASON], ID_LIMIT)
+    # Built as a plain tuple: a named tuple's own constructor costs as much as everything above.
+    reading: Reading = _new(
+        Reading,
+        (
+            trace_id,
+            span_id,
+            parent_id,
+            bool(remote),
+            role,
+            scope,
+            resource_key,
+            started_at,
+            ended_at,
+            bool(failed),
+            usage,
+            response_id,
+            provider,
+            model,
+            agent,
+            thread_id,
+            run_id,
+            source_id,
+            user_id,
+            service,
+            tags,
+            caller,
+            cost,
+            messages,
+            retries,
+            is_root,
+            run_status,
+            stop_reason,
+            stream_log,
+            dialect.aggregates_count,
+            rejected,
+        ),
     )
+    return reading
+
+
+_new: Final[Any] = tuple.__new__
+
+
+def _agent_in(name: str, dialect: Dialect) -> str | None:
+    """The agent whose span has no attribute with its name: OpenInference and Google ADK 1 name the span after it."""
+    found = dialect.agent_in_name.match(name) if dialect.agent_in_name is not None else None
+    return _text(found[1] or found[2] if found else name.removeprefix("invoke_agent "), LABEL_LIMIT)
 
 
 def _role(raw: list[Any], plan: _Plan, name: str, failed: bool) -> Role:
@@ -409,7 +449,8 @@ def _usage(
         written = min(written, tokens_in - cached)
     if excludes_reasoning or thought > tokens_out:
         tokens_out = min(tokens_out + thought, COUNT_LIMIT)
-    return Usage(tokens_in, tokens_out, cached, written, thought), model, response_id
+    usage: Usage = _new(Usage, (tokens_in, tokens_out, cached, written, thought, 0, 0, 0, 0, 0, 0))
+    return usage, model, response_id
 
 
 def _counts_in(texts: list[str]) -> dict[str, int]:
@@ -449,6 +490,8 @@ def _stream_began(attributes: Mapping[str, Any], logged_at: int) -> int:
 
 def _count(value: Any, rejected: list[str]) -> int | None:
     kind = type(value)
+    if kind is int and 0 <= value <= COUNT_LIMIT:
+        return int(value)
     if kind is str:
         text = value.strip()
         if not text.isascii() or not text.removeprefix("-").isdecimal():
@@ -507,13 +550,13 @@ def clean(text: str, limit: int) -> str:
 
 
 def _text(value: Any, limit: int) -> str | None:
-    if value is None:
-        return None
-    if type(value) is not str:
-        if type(value) is not int or not -(2**64) < value < 2**64:
-            return None
-        value = str(value)
-    return clean(value, limit).strip() or None
+    if type(value) is str:
+        if len(value) <= limit and value.isprintable():
+            return value or None
+        return clean(value, limit).strip() or None
+    if type(value) is int and -(2**64) < value < 2**64:
+        return str(value)
+    return None
 
 
 def _provider(value: Any) -> str | None:

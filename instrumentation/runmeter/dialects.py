@@ -194,7 +194,8 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     # Gemini CLI 0.61 takes candidatesTokenCount for the output; thoughts and cached tokens are only in its logs.
     "gemini-cli": Dialect(),
     # Codex CLI 0.169: usage on `handle_responses`, without operation or model.
-    "codex_exec": Dialect(),
+    # The model stands on the turn's span above.
+    "codex_exec": Dialect(keys={"model": ("model",)}),
     # Microsoft Agent Framework 1.23 hands the previous response's id to the Responses API and calls it conversation.
     "agent_framework": Dialect(names_threads=False),
     # Strands 1.62: the agent object keeps adding, so the second turn's span holds the first turn too.
