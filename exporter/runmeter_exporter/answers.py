@@ -21,7 +21,7 @@ LIMIT = 500
 
 
 class Series(NamedTuple):
-    """What usage is told apart by in a scrape. Values are granted first come, for good, up to a cap; the rest: `other`."""
+    """What usage is told apart by in a scrape. Values are granted first come, for good, up to a cap, else `other`."""
 
     provider: str
     model: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, TypeVar
 
 from runmeter.usage import COUNT_LIMIT
@@ -18,7 +18,7 @@ from runmeter_exporter.bounds import clean_id, clean_label
 from runmeter_exporter.rollup import Totals, pack
 from runmeter_exporter.rows import Rows, RunFilter, SourceRow
 from runmeter_exporter.run import Heartbeat, RunSnapshot, StoredRun
-from runmeter_exporter.store import Transaction, Watch, WriteResult
+from runmeter_exporter.store import StoreUnavailable, Transaction, Watch, WriteResult
 
 T = TypeVar("T")
 STEP = 200
@@ -233,7 +233,9 @@ class BaseRunStore(ABC):
         with self._reading() as rows:
             scrape, raised = queries.scrape(rows, include_active, largest)
         if raised:
-            self._write(lambda rows: rows.raise_to(raised))
+            # Where the database can be read but not written, the marks are raised in this answer alone.
+            with suppress(StoreUnavailable):
+                self._write(lambda rows: rows.raise_to(raised))
         return scrape
 
     def watch(self) -> Watch:

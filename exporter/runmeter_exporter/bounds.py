@@ -26,8 +26,8 @@ CELL_LIMIT = 64
 
 COST_LIMIT = 2**50
 """Nano-dollars in one cell: a million dollars."""
-TIME_LIMIT = 253_402_300_799 * 10**9
-"""Nanoseconds since the epoch at the end of the year 9999, the last moment that RFC 3339 can write."""
+TIME_LIMIT = 9_223_372_036 * 10**9
+"""The last whole second that 64 bits of nanoseconds since the epoch can say, in the year 2262."""
 
 OVERFLOWS = ("cells", "tags", "text")
 """What was cut in a run; the position is the bit in `StoredRun.overflow`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runmeter_exporter.batch import held
+from runmeter_exporter.bounds import TIME_LIMIT
 from runmeter_exporter.rollup import Totals
 from runmeter_exporter.rows import Rows
 
@@ -13,6 +14,7 @@ def prune(write: Callable[[Callable[[Rows], int]], int], older_than: int, batch:
     """Remove closed runs last heard of before `older_than`; how many."""
     if batch < 1:
         raise ValueError(f"a batch of {batch} runs removes nothing; give 1 or more")
+    older_than = max(0, min(older_than, TIME_LIMIT))
 
     def raise_horizon(rows: Rows) -> int:
         rows.set_horizon(older_than)

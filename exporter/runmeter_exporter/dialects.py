@@ -1,0 +1,231 @@
+"""The only file that says sqlite or postgresql: how to connect, begin, lock, cut, and whom an error blames."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Text,
+    any_,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from runmeter_exporter.store import StoreError
+
+
+class Dialect(Protocol):
+    """What differs between databases."""
+
+    url: URL
+    locks_rows: bool
+    """Rows are locked one by one, so that a row must exist to be locked; else the whole database is, by beginning."""
+
+    def engine(self, deadline: float, pool_size: int) -> Engine:
+        """An engine with its events; nothing is opened."""
+
+    def insert(self, table: Any) -> Any:
+        """An INSERT that has `on_conflict_do_…`."""
+
+    def among(self, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
+        """The column's value is one of the list given for `name`."""
+
+    def list(self, values: Sequence[str]) -> Any:
+        """That list."""
+
+    def series(self, name: str) -> Any:
+        """That list as a table with one column `value`."""
+
+    def begin(self, connection: Connection, *, write: bool) -> None:
+        """Begin a transaction: one that will write, or one that sees one moment."""
+
+    def cut(self, connection: Any) -> None:
+        """Make a call under way on this connection of the driver fail, now."""
+
+    def sqlstate(self, error: DBAPIError) -> str:
+        """The SQLSTATE of an error, or the nearest to it."""
+
+
+class SqliteDialect:
+    """One file shared by agents and sidecar on a host."""
+
+    locks_rows = False
+
+    def __init__(self, url: URL, durable: bool) -> None:
+        if not url.database or url.database == ":memory:":
+            raise StoreError("SQLite in memory is another database for each connection; use memory:// or a file")
+        self.url = url
+        self._durable = durable
+
+    def engine(self, deadline: float, pool_size: int) -> Engine:
+        """See Dialect."""
+        # A little less than the deadline: "locked" says more than "interrupted".
+        arguments = {"timeout": deadline * 0.9, "isolation_level": None, "check_same_thread": False}
+        engine = create_engine(
+            self.url,
+            poolclass=QueuePool,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=deadline,
+            connect_args=arguments,
+        )
+        event.listen(engine, "connect", self._on_connect)
+        event.listen(engine, "do_connect", self._make_file)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    def _make_file(self, *_: Any) -> None:
+        path = Path(self.url.database or "")
+        if not path.exists():
+            # Numbers about people's work: for their eyes only. Existing files and directories are left as they are.
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+    def _on_connect(self, connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        for _attempt in range(100):
+            # Changing the mode does not wait for a lock as other statements do.
+            try:
+                cursor.execute("PRAGMA journal_mode")
+                if cursor.fetchone()[0] != "wal":
+                    cursor.execute("PRAGMA journal_mode=WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    break  # read-only: the first write says so
+                time.sleep(0.01)
+        cursor.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
+        cursor.execute("PRAGMA cache_size=-16000")
+        cursor.close()
+
+    def insert(self, table: Any) -> Any:
+        """See Dialect."""
+        return sqlite.insert(table)
+
+    def among(self, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
+        """See Dialect."""
+        return column.in_(select(literal_column("value")).select_from(self.series(name)))
+
+    def list(self, values: Sequence[str]) -> Any:
+        """See Dialect."""
+        return json.dumps(list(values))
+
+    def series(self, name: str) -> Any:
+        """See Dialect."""
+        return func.json_each(bindparam(name, type_=Text)).table_valued("value")
+
+    def begin(self, connection: Connection, *, write: bool) -> None:
+        """See Dialect."""
+        # A transaction that reads first and writes later fails with "database is locked" when another one wrote in
+        # between; one that says at once that it will write waits for its turn.
+        connection.execution_options(runmeter_begin="BEGIN IMMEDIATE" if write else "BEGIN").begin()
+
+    def cut(self, connection: Any) -> None:
+        """See Dialect."""
+        with suppress(Exception):
+            connection.interrupt()
+
+    def sqlstate(self, error: DBAPIError) -> str:
+        """See Dialect."""
+        if isinstance(error.orig, (sqlite3.IntegrityError, sqlite3.DataError)):
+            return "23000"
+        if "no such table" in str(error.orig):
+            return "42P01"
+        return ""
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("runmeter_begin", "BEGIN"))
+
+
+class PostgresDialect:
+    """One service's database, shared by sidecars and agents."""
+
+    locks_rows = True
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+
+    def engine(self, deadline: float, pool_size: int) -> Engine:
+        """See Dialect."""
+        # Positional parameters, so that hot statements go to the driver as plain tuples.
+        return create_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=deadline,
+            paramstyle="format",
+            connect_args={"connect_timeout": max(2, round(deadline)), "application_name": "runmeter"},
+        )
+
+    def insert(self, table: Any) -> Any:
+        """See Dialect."""
+        return postgresql.insert(table)
+
+    def among(self, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
+        """See Dialect."""
+        return column == any_(bindparam(name, type_=ARRAY(Text)))
+
+    def list(self, values: Sequence[str]) -> Any:
+        """See Dialect."""
+        return list(values)
+
+    def series(self, name: str) -> Any:
+        """See Dialect."""
+        return func.unnest(bindparam(name, type_=ARRAY(Text))).table_valued("value").render_derived()
+
+    def begin(self, connection: Connection, *, write: bool) -> None:
+        """See Dialect."""
+        connection.execution_options(isolation_level="READ COMMITTED" if write else "REPEATABLE READ").begin()
+
+    def cut(self, connection: Any) -> None:
+        """See Dialect."""
+        # Not `close`: the other thread is inside of libpq, and must wake up there.
+        with suppress(Exception), socket.socket(fileno=os.dup(connection.pgconn.socket)) as shared:
+            shared.shutdown(socket.SHUT_RDWR)
+
+    def sqlstate(self, error: DBAPIError) -> str:
+        """See Dialect."""
+        return getattr(error.orig, "sqlstate", None) or ""
+
+
+def dialect_of(url: str, *, durable: bool = False) -> Dialect:
+    """The dialect for a SQLAlchemy URL; StoreError for one that we do not speak, ImportError for a missing driver."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise StoreError(
+            "the database URL is none; write sqlite:///FILE, postgresql://USER@HOST/NAME or memory://"
+        ) from None
+    name, _, driver = parsed.drivername.partition("+")
+    if name == "sqlite" and driver in ("", "pysqlite"):
+        return SqliteDialect(parsed, durable)
+    if name in ("postgresql", "postgres") and driver in ("", "psycopg"):
+        try:
+            import psycopg  # noqa: F401
+        except ImportError as missing:
+            raise ImportError('PostgreSQL needs psycopg: pip install "runmeter[postgres]"') from missing
+        return PostgresDialect(parsed.set(drivername="postgresql+psycopg"))
+    raise StoreError(
+        f"{parsed.drivername} is not supported; use sqlite:///FILE, postgresql://USER@HOST/NAME or memory://"
+    )

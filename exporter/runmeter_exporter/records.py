@@ -1,0 +1,101 @@
+"""Runs, cells and totals as rows of tables, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from runmeter.usage import ZERO, Usage
+from runmeter_exporter.rollup import DailyKey, Held, Part, Place, pack, packed_tags, short, unpack
+from runmeter_exporter.run import Aside, Cell, CellKey, SourceState, StoredRun
+from runmeter_exporter.store import OpenRun
+
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_COUNTERS = len(Usage._fields)
+
+
+def run_record(run: StoredRun) -> tuple[Any, ...]:
+    """The row of a run, in the order of the table."""
+    aside = ""
+    if run.set_aside:
+        aside = _encode([(*place, *held) for place, held in run.set_aside.items()])
+    return (
+        run.run_id, run.thread_id, run.service, run.agent, run.user_id, packed_tags(run.tags), run.status,
+        run.usage_state, run.owner, run.ended_by, run.trace_id, run.root_span_id, run.started_at, run.updated_at,
+        run.ended_at, run.stop_reason, run.first_status, run.counted_status, run.orphanings, run.overflow, run.version,
+        _encode(run.sources), aside, 0 if run.closed else 1,
+    )  # fmt: skip
+
+
+def stored_run(row: Sequence[Any]) -> StoredRun:
+    """The run of a row, without its cells."""
+    aside = json.loads(row[22]) if row[22] else ()
+    fields: list[Any] = [
+        *row[:5],
+        json.loads(row[5]) if row[5] else {},
+        *row[6:21],
+        _sources(row[21]),
+        {(source, reason): Aside(spans, settled) for source, reason, spans, settled in aside},
+    ]
+    return StoredRun(*fields)
+
+
+def open_run(run_id: str, version: int, state: str, owner: str | None, ended_by: str | None, sources: str) -> OpenRun:
+    """What the reaper needs, from a few columns."""
+    run = StoredRun(run_id, usage_state=state, owner=owner, ended_by=ended_by, version=version)
+    run.sources = _sources(sources)
+    return OpenRun(*run.watched())
+
+
+def _sources(text: str) -> dict[str, SourceState]:
+    return {source: SourceState(*state) for source, state in json.loads(text).items()} if text else {}
+
+
+@lru_cache(maxsize=16384)
+def cell_id(source: str, key: CellKey) -> str:
+    """A short name of a cell within its run."""
+    return blake2b(_encode((source, *key)).encode(), digest_size=12).hexdigest()
+
+
+def cell_record(run_id: str, place: tuple[str, CellKey], cell: Cell) -> tuple[Any, ...]:
+    """The row of a cell."""
+    source, key = place
+    return (run_id, cell_id(source, key), source, *key, *cell.usage, *cell.settled)
+
+
+def put_cells(runs: dict[str, StoredRun], rows: Iterable[Sequence[Any]]) -> None:
+    """Give runs their cells."""
+    end = 7 + _COUNTERS
+    for row in rows:
+        run = runs.get(row[0])
+        if run is not None:
+            settled = row[end:]
+            run.cells[row[2], CellKey(*row[3:7])] = Cell(  # type: ignore[index]
+                Usage(*row[7:end]), Usage(*settled) if any(settled) else ZERO
+            )
+
+
+def rollup_record(place: Place, number: int, updated_at: int, usage: Usage) -> tuple[Any, ...]:
+    """The row of a total."""
+    scope, dimension, key = place
+    parts = pack(key)
+    return (scope, dimension, short(parts), parts, number, updated_at, *usage)
+
+
+def rollup_held(row: Sequence[Any]) -> tuple[str, Part, Held]:
+    """(scope, (dimension, key), what it holds)"""
+    return row[0], (row[1], unpack(row[3])), Held(row[4], Usage(*row[6:]), row[5])
+
+
+@lru_cache(maxsize=4096)
+def daily_id(key: DailyKey) -> str:
+    """A short name of a row of daily usage."""
+    return blake2b(_encode(key).encode(), digest_size=16).hexdigest()
+
+
+def daily_record(key: DailyKey, usage: Usage) -> tuple[Any, ...]:
+    """The row of daily usage."""
+    return (daily_id(key), *key, *usage)
