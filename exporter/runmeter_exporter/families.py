@@ -35,29 +35,28 @@ DETAILS: dict[str, Callable[[Usage], int]] = {
     "reasoning": lambda usage: usage.reasoning_tokens,
 }
 
-REASONS: dict[str, tuple[str, str, Labels, str]] = {
-    "calls_lost": ("calls_lost", "reason", ("runs_over_limit",), "Calls that agents could not count"),
+SET_ASIDE = ("aggregate", "late", "no_usage", "recorded", "repeat")
+"""Reasons shown from the start; see `settle.py`, and `merge.py` for `recorded`."""
+
+REASONS: dict[str, tuple[str, Labels, str]] = {
     "snapshots_dropped": (
-        "snapshots_dropped",
         "reason",
-        ("malformed", "pruned", "rejected"),
-        "Snapshots of a run's totals that could not be stored",
+        ("malformed", "memory", "pruned", "rejected", "unreadable"),
+        "Snapshots of a run's totals that could not be written or stored.",
     ),
     "spans_rejected": (
-        "spans_rejected",
         "reason",
-        ("malformed",),
-        "Spans sent by OTLP that could not be read",
+        ("malformed", "rejected_value", "runs_over_limit"),
+        "Spans, or values in them, that could not be counted.",
     ),
-    "ingest_requests": ("ingest_requests", "code", ("200",), "OTLP requests answered, by HTTP status"),
+    "ingest_requests": ("code", ("200",), "OTLP requests answered, by HTTP status."),
     "overflowed": (
-        "overflowed_runs",
         "what",
         ("cells", "tags", "text"),
-        "Runs with more cells, tags or text than are kept; their sums stay right",
+        "Runs with more cells, tags or text than are kept apart; their sums stay right.",
     ),
 }
-"""Families of `Scrape.counts` → metric name, label, values shown from the start, help."""
+"""Families of `Scrape.counts` → label, values shown from the start, help."""
 
 
 def families(scrape: Scrape, *, include_active: bool = False) -> list[Metric]:
@@ -126,12 +125,12 @@ def _runs(scrape: Scrape) -> Iterable[Metric]:
 
 
 def _counted(scrape: Scrape) -> Iterable[Metric]:
-    aside = {"late": 0, "recorded": 0, "repeat": 0, **scrape.set_aside}
+    aside = {**dict.fromkeys(SET_ASIDE, 0), **scrape.set_aside}
     yield _counter("spans_set_aside", "Spans that speak of a call already counted.", ("reason",), _keyed(aside))
-    for family, (name, label, known, documentation) in REASONS.items():
+    for family, (label, known, documentation) in REASONS.items():
         found = {value: count for (of, value), count in scrape.counts.items() if of == family}
-        rows = _keyed({**dict.fromkeys(known, 0), **found})
-        yield _counter(name, f"{documentation}.", (label,), rows)
+        name = "overflowed_runs" if family == "overflowed" else family
+        yield _counter(name, documentation, (label,), _keyed({**dict.fromkeys(known, 0), **found}))
     spans = sum(count for (family, _), count in scrape.counts.items() if family == "ingest_spans")
     yield _counter("ingest_spans", "Spans taken in by OTLP.", (), [((), spans)])
     rest = {key: count for key, count in scrape.counts.items() if key[0] not in {*REASONS, "ingest_spans"}}

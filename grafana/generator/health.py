@@ -45,11 +45,9 @@ def health() -> dict[str, Any]:
             ),
             stat(
                 "Lost in the range",
-                "Spans, calls and snapshots that could not be counted; the totals are too low by theirs.",
+                "Spans and snapshots that could not be counted; the totals are too low by theirs.",
                 "short",
-                " + ".join(
-                    gained(f"runmeter_{what}_total") for what in ("spans_rejected", "calls_lost", "snapshots_dropped")
-                ),
+                " + ".join(gained(f"runmeter_{what}_total") for what in ("spans_rejected", "snapshots_dropped")),
                 decimals=0,
             ),
             stat(
@@ -68,7 +66,7 @@ def health() -> dict[str, Any]:
             ),
             graph(
                 "Spans rejected by reason",
-                "Spans that could not be read. The reason says what to look for.",
+                "Spans, or values in them, that could not be counted. The reason says what to look for.",
                 "suffix: spans/s",
                 (rate("runmeter_spans_rejected_total", "reason"), "{{reason}}"),
             ),
@@ -77,12 +75,6 @@ def health() -> dict[str, Any]:
                 "Totals that agents could not write or the store refused.",
                 "suffix: snapshots/s",
                 (rate("runmeter_snapshots_dropped_total", "reason"), "{{reason}}"),
-            ),
-            graph(
-                "Calls lost by reason",
-                "Calls that agents saw and could not count, such as those of runs beyond what memory may hold.",
-                "suffix: calls/s",
-                (rate("runmeter_calls_lost_total", "reason"), "{{reason}}"),
             ),
             graph(
                 "Runs cut short",
