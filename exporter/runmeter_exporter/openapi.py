@@ -39,7 +39,11 @@ def _paths() -> Schema:
         _query(
             "limit", {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": DEFAULT_PAGE}, "Page size."
         ),
-        _query("cursor", {"type": "string", "maxLength": CURSOR_LIMIT}, "The `next_cursor` of the page before."),
+        _query(
+            "cursor",
+            {"type": "string", "maxLength": CURSOR_LIMIT, "pattern": "^[A-Za-z0-9_-]*$"},
+            "The `next_cursor` of the page before.",
+        ),
     ]
     status = _query("status", {"enum": list(STATUSES)}, "Only runs of this status.")
     filters = [
@@ -184,7 +188,8 @@ def _probe(name: str, summary: str) -> Schema:
 
 
 def _metrics() -> Schema:
-    active = _query("include_active", {"enum": list(BOOLEANS)}, "Add gauges and burn counters of active runs.")
+    known = {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|0|1|)$"}
+    active = _query("include_active", known, "Add gauges and burn counters of active runs.")
     exposition = {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")}
     return {
         "get": {
