@@ -237,7 +237,7 @@ class Writer:
     def _drain(self) -> None:
         inbox = self._inbox
         now = self._clock()
-        while inbox:
+        for _ in range(len(inbox)):  # not until it is empty: agents that are quicker than we would keep us here
             what, args = inbox.popleft()
             try:
                 what(*args, now)
