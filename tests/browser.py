@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +45,12 @@ class Browser:
             }});
             watch.observe(document, {{subtree: true, childList: true, attributes: true, characterData: true}});
         """
-        return self._call("POST", "/execute/async", {"script": script, "args": []})
+        while True:
+            try:
+                return self._call("POST", "/execute/async", {"script": script, "args": []})
+            except urllib.error.HTTPError as error:
+                if "unloaded" not in json.load(error)["value"]["message"]:
+                    raise  # else another page came meanwhile: wait on that one
 
     def text(self, identifier: str) -> str:
         """The visible text of the element with this id."""

@@ -130,6 +130,8 @@ class TestInABrowser:
             assert "s3cret" not in kept
             browser.open(server.url)
             browser.wait("document.querySelector('#rows-running tr')")
+            browser.run("document.querySelector('nav a[href=\"openapi.json\"]').click()")
+            browser.wait("location.protocol === 'blob:' && document.body.innerText.includes('\"openapi\"')")
 
     def test_a_server_that_goes_away_is_said(self, browser: Browser) -> None:
         """The numbers stay, and the page says that they are the last known."""

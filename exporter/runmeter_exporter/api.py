@@ -68,7 +68,7 @@ def blueprint(store: RunStore) -> Blueprint:
         run = store.run(run_id)
         if run is None or (thread_id is not None and run["thread_id"] != thread_id):
             where = "" if thread_id is None else " in this thread"
-            raise Problem(404, f"No run with this id is stored{where}. Runs appear with their first settled call.")
+            raise Problem(404, f"No run with this id is stored{where}.")
         return run
 
     @api.get("/api/threads")

@@ -38,7 +38,9 @@ async function ask(path) {
 const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const count = (n) => whole.format(n);
-const money = (usd) => usd === null ? "unknown" : usd !== 0 && usd < 0.01 ? `$${usd.toFixed(4)}` : `$${whole.format(+usd.toFixed(2))}`;
+const cents = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+// Null is not free: nothing in it has a known price.
+const money = (usd) => usd === null ? "–" : usd !== 0 && usd < 0.01 ? `$${usd.toFixed(4)}` : `$${cents.format(usd)}`;
 
 function span(ms) {
   const s = Math.max(0, Math.round(ms / 1000));
@@ -209,6 +211,16 @@ byId("ask").addEventListener("submit", (event) => {
   byId("token").value = "";
   turn();
 });
+// A link cannot show the token, so what it leads to is fetched with it.
+for (const link of document.querySelectorAll("nav a")) {
+  link.addEventListener("click", async (event) => {
+    const token = sessionStorage.getItem(TOKEN);
+    if (!token) return;
+    event.preventDefault();
+    const answer = await fetch(link.href, { headers: { Authorization: `Bearer ${token}` }, credentials: "omit" });
+    location.href = URL.createObjectURL(new Blob([await answer.text()], { type: "text/plain" }));
+  });
+}
 document.addEventListener("visibilitychange", turn);
 setInterval(turn, EVERY);
 turn();
