@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from runmeter.call import Reading, Role
+from runmeter.call import Reading
 from runmeter.settle import Settler
 from runmeter.sink import TERMINAL
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
-from runmeter_exporter.ledger_row import STAMPED, Row, default_run
+from runmeter_exporter.ledger_row import Row, begins, default_run, reading_of
 from runmeter_exporter.run import CellKey, RunSnapshot, StoredRun, is_otlp
 from runmeter_exporter.totals import day_of
 
@@ -23,7 +23,6 @@ DOOR = "otlp"
 
 _PRICE = struct.Struct(">8sqq")
 _RUN_ROOT, _ROOT, _REMOTE_ROOT = 2, 1, 0
-_COUNTED = (Role.CALL, Role.WEAK, Role.AGENT)
 
 
 class End(NamedTuple):
@@ -43,8 +42,8 @@ class RunFold:
     def __init__(self, run_id: str, price: Callable[[Call], Usage]) -> None:
         self.run_id = run_id
         self.settler = Settler(limit=SPAN_LIMIT)
-        self.version = 0
-        """The stored run's version that this is the fold of."""
+        self.revisions: dict[str, int] = {}
+        """What the store knew of door 2's sources when this was the fold: somebody else's spans raise them."""
         self.order = 0
         """The place of the last reading that came after closing."""
         self.begun = False
@@ -58,22 +57,18 @@ class RunFold:
         self._priced: list[bytes] = []
         self._cells: dict[str, dict[CellKey, list[int]]] = {}
         self._stamped: dict[Call, list[str]] = {}
-        self._trace_id: int | None = None
 
-    @classmethod
-    def of(cls, run_id: str, rows: Iterable[Row], price: Callable[[Call], Usage], *, closed: bool) -> RunFold:
-        """The fold of a run from its ledger rows; `closed`: the settled totals hold its usage."""
-        fold = cls(run_id, price)
-        rows = sorted(rows, key=lambda row: row[5])  # by order: the set, then the sequence
+    def fill(self, rows: Sequence[Row], *, closed: bool) -> None:
+        """Fold the run's ledger rows; `closed`: the settled totals hold its usage."""
         for row in rows:
-            fold.fix(row.priced)
-        for row in rows:
+            self.fix(row.priced)
+        for row in sorted(rows, key=lambda row: row.order):  # the set first, then the sequence
             if row.order:
-                fold.close()
-            fold.add(reading_of(row), row.order)
+                self.close()
+            self.order = max(self.order, row.order)
+            self._add(reading_of(row))
         if closed:
-            fold.close()
-        return fold
+            self.close()
 
     @property
     def closed(self) -> bool:
@@ -93,16 +88,21 @@ class RunFold:
     def add(self, reading: Reading, order: int = 0) -> bytes | None:
         """A reading joins the run, at place `order` after its closing; what that priced, for `Row.priced`."""
         self.order = max(self.order, order)
-        self._know(reading)
-        self._apply(self.settler.add(reading), source_of(reading))
+        self._add(reading)
         priced, self._priced = b"".join(self._priced), []
         return priced or None
 
-    def remove(self, reading: Reading) -> bytes | None:
-        """A reading leaves for another run; what is counted instead may have been priced, for that row."""
-        self._apply(self.settler.remove(reading.trace_id, reading.span_id), source_of(reading))
-        priced, self._priced = b"".join(self._priced), []
-        return priced or None
+    def _add(self, reading: Reading) -> None:
+        self._know(reading)
+        self._apply(self.settler.add(reading), source_of(reading))
+
+    def current(self, stored: StoredRun | None) -> bool:
+        """Nobody else has added spans to the run since this was its fold."""
+        return self.revisions == _revisions(stored)
+
+    def stored(self, stored: StoredRun | None) -> None:
+        """This is the fold of what is stored now."""
+        self.revisions = _revisions(stored)
 
     @property
     def counts(self) -> bool:
@@ -111,18 +111,18 @@ class RunFold:
 
     def snapshots(self, stored: StoredRun | None) -> list[RunSnapshot]:
         """What the store has to know now, one snapshot for each source; none before the run has begun."""
-        if not self.begun:
-            return []
         sources = stored.sources if stored is not None else {}
+        if not self.begun and not any(map(is_otlp, sources)):
+            return []
         owner = stored.owner if stored is not None else None
         if owner is None or not is_otlp(owner):
             mine = next(iter(self._cells), DOOR)
         else:
             mine = owner
         names = dict.fromkeys([mine, *self._cells, *filter(is_otlp, sources)])
-        settler, end, implied = self.settler, self.end, self._trace_id
-        root = None if end is None or end.rank == _REMOTE_ROOT else end
-        trace_id = root.trace_id if root is not None else (None if self.explicit else implied)
+        settler, end = self.settler, self.end
+        # An implicit run is found by its id, which is its trace's.
+        root = end if end is not None and self.explicit and end.rank != _REMOTE_ROOT else None
         return [
             RunSnapshot(
                 run_id=self.run_id,
@@ -137,9 +137,9 @@ class RunFold:
                 agent=settler.agent,
                 user_id=settler.user_id,
                 tags=settler.tags,
-                trace_id=None if trace_id is None else default_run(trace_id),
+                trace_id=None if root is None else default_run(root.trace_id),
                 root_span_id=None if root is None else format(root.span_id, "016x"),
-                started_at=self.started_at,
+                started_at=self.started_at or (stored.started_at if stored is not None else 0),
                 updated_at=self.updated_at,
                 ended_at=None if end is None else end.at,
                 usage_by={
@@ -155,11 +155,10 @@ class RunFold:
         """What the reading says about the run itself."""
         if reading.run_id is not None:
             self.explicit = True
-        if reading.role in _COUNTED or reading.usage is not None or reading.run_id is not None:
+        if begins(reading):
             self.begun = True
             if reading.ended_at and (reading.started_at < self.started_at or not self.started_at):
                 self.started_at = reading.started_at
-                self._trace_id = reading.trace_id
         if reading.ended_at > self.updated_at:
             self.updated_at = reading.ended_at
         if not self.started_at and reading.ended_at:
@@ -223,9 +222,13 @@ def source_of(reading: Reading) -> str:
     return DOOR if reading.source_id is None else f"{DOOR}:{reading.source_id}"
 
 
-def reading_of(row: Row) -> Reading:
-    """The reading that a row keeps; of a plain span its place and what named its run."""
-    if row.reading is not None:
-        return Reading.unpack(row.reading)
-    run_id = row.run_id if row.why == STAMPED else None
-    return Reading(row.trace_id, row.span_id, row.parent_id, run_id=run_id)
+def holds(stored: StoredRun | None) -> bool:
+    """The settled totals hold usage that door 2 folded, or will hold it as soon as it is written."""
+    if stored is None:
+        return False
+    return stored.closed or any(any(cell.settled) for (source, _), cell in stored.cells.items() if is_otlp(source))
+
+
+def _revisions(stored: StoredRun | None) -> dict[str, int]:
+    sources = stored.sources if stored is not None else {}
+    return {source: state.revision for source, state in sources.items() if is_otlp(source)}

@@ -65,7 +65,7 @@ spans = define(metadata)
 event.listen(runs, "after_create", DDL("CREATE INDEX runs_trace ON runs (trace_id) WHERE trace_id IS NOT NULL"))  # type: ignore[no-untyped-call]
 
 _COLUMNS = "trace_id, span_id, parent_id, run_id, why, late, seen, reading, twin, twin_too, ended_at, priced"
-_ANCESTRY = "trace_id, span_id, parent_id, run_id, why, late, seen"
+_ANCESTRY = "trace_id, span_id, parent_id, run_id, why, late, seen, NULL, NULL, NULL, ended_at"
 _INSERT = text(
     f"INSERT INTO spans ({_COLUMNS}) VALUES (:trace_id, :span_id, :parent_id, :run_id, :why, :late, :seen, :reading, "
     ":twin, :twin_too, :ended_at, :priced) ON CONFLICT DO NOTHING"
@@ -73,6 +73,13 @@ _INSERT = text(
 _OF_TRACES = text(f"SELECT {_ANCESTRY} FROM spans WHERE trace_id IN :ids").bindparams(bindparam("ids", expanding=True))
 _OF_RUNS = text(f"SELECT {_COLUMNS} FROM spans WHERE run_id IN :ids").bindparams(bindparam("ids", expanding=True))
 _OF_IMPLICIT = text(f"SELECT {_COLUMNS} FROM spans WHERE trace_id IN :ids AND run_id IS NULL").bindparams(
+    bindparam("ids", expanding=True)
+)
+_CALLS = text(f"SELECT {_COLUMNS} FROM spans WHERE run_id = :run_id AND twin IS NOT NULL")
+_CALLS_IMPLICIT = text(
+    f"SELECT {_COLUMNS} FROM spans WHERE trace_id = :trace_id AND run_id IS NULL AND twin IS NOT NULL"
+)
+_MIXED = text("SELECT DISTINCT trace_id FROM spans WHERE trace_id IN :ids AND run_id IS NOT NULL").bindparams(
     bindparam("ids", expanding=True)
 )
 _TWINS, _TWINS_TOO = (
@@ -114,6 +121,22 @@ class SqlLedger:
         """See Ledger."""
         implicit = [_trace(trace_id) for run_id in run_ids if (trace_id := implied_trace(run_id)) is not None]
         return self._rows(_OF_RUNS, list(run_ids)) + self._rows(_OF_IMPLICIT, implicit)
+
+    def calls(self, run_id: str) -> list[Row]:
+        """See Ledger."""
+        found = [_row(row) for row in self._connection.execute(_CALLS, {"run_id": run_id})]
+        if (trace_id := implied_trace(run_id)) is not None:
+            implicit = self._connection.execute(_CALLS_IMPLICIT, {"trace_id": _trace(trace_id)})
+            found += [_row(row) for row in implicit]
+        return found
+
+    def mixed(self, trace_ids: Sequence[int]) -> list[int]:
+        """See Ledger."""
+        return [
+            int.from_bytes(trace_id)
+            for chunk in _chunks([_trace(trace_id) for trace_id in trace_ids])
+            for (trace_id,) in self._connection.execute(_MIXED, {"ids": chunk})
+        ]
 
     def insert(self, rows: Sequence[Row]) -> int:
         """See Ledger."""

@@ -41,6 +41,15 @@ class MemoryLedger:
         """See Ledger."""
         return [self._rows[key] for run_id in run_ids for key in self._runs.get(run_id, ())]
 
+    def calls(self, run_id: str) -> list[Row]:
+        """See Ledger."""
+        return [row for row in self.runs([run_id]) if row.twin is not None]
+
+    def mixed(self, trace_ids: Sequence[int]) -> list[int]:
+        """See Ledger."""
+        rows = self.traces(trace_ids)
+        return sorted({row.trace_id for row in rows if row.run_id != default_run(row.trace_id)})
+
     def insert(self, rows: Sequence[Row]) -> int:
         """See Ledger."""
         new = [row for row in rows if row.key not in self._rows]

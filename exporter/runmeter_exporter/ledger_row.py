@@ -6,12 +6,23 @@ packed reading and what its arrival was priced at. A run's totals can be folded 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import NamedTuple, Protocol
+
+from runmeter.call import Reading, Role
+from runmeter.twins import twin_keys
 
 INHERITED, STAMPED, PINNED = 0, 1, 2
 """Why a span is in its run: by its ancestors or trace; by its own `runmeter.run.id`; moved there as another run's twin,
 which no ancestor changes any more."""
+
+
+_BEGINNERS = (Role.CALL, Role.WEAK, Role.AGENT)
+_ROOT_MARK = b"R"
+"""Before what is kept of a local root that says nothing else; a packed reading begins with a bracket."""
+_ROOT = struct.Struct(">qq??")
 
 
 class Row(NamedTuple):
@@ -33,7 +44,7 @@ class Row(NamedTuple):
     twin_too: bytes | None = None
     """… and of the second such key."""
     ended_at: int | None = None
-    """Nanoseconds since the epoch, where there is a twin: twins are near in time."""
+    """Nanoseconds since the epoch, of spans that begin a run (`begins`); twins are near in time."""
     priced: bytes | None = None
     """What the calls that this span's arrival settled were priced at (`fold.Prices`), never priced again."""
 
@@ -61,6 +72,12 @@ class Ledger(Protocol):
     def runs(self, run_ids: Sequence[str]) -> list[Row]:
         """Every row of these runs, whole."""
 
+    def calls(self, run_id: str) -> list[Row]:
+        """The run's rows that have twin keys, whole."""
+
+    def mixed(self, trace_ids: Sequence[int]) -> list[int]:
+        """Which of these traces have spans in other runs than their own implicit one."""
+
     def insert(self, rows: Sequence[Row]) -> int:
         """Add rows; returns how many were new, fewer than asked where another sidecar was faster."""
 
@@ -85,6 +102,69 @@ class Ledger(Protocol):
 
     def forget(self, run_ids: Sequence[str]) -> int:
         """Delete the rows of these runs; returns how many."""
+
+
+def begins(reading: Reading) -> bool:
+    """The span begins the run that it is in, if it has not begun: a call, an agent, or a span that names the run."""
+    return reading.role in _BEGINNERS or reading.usage is not None or reading.run_id is not None
+
+
+def row_of(reading: Reading, run_id: str, order: int, hour: int, priced: bytes | None) -> Row:
+    """The row that keeps a reading."""
+    trace_id, span_id, parent_id = reading[:3]
+    why = INHERITED if reading.run_id is None else STAMPED
+    if reading.matters and not _only_names_its_run(reading):
+        packed: bytes | None = reading.pack().encode()
+    elif parent_id is None or reading.parent_is_remote:
+        remote, failed = reading.parent_is_remote, reading.failed
+        packed = _ROOT_MARK + _ROOT.pack(reading.started_at, reading.ended_at, remote, failed)
+    else:
+        packed = None
+    keys = [blake2b(key.encode("utf-8", "replace"), digest_size=8).digest() for key in twin_keys(reading)[:2]]
+    return Row(
+        trace_id,
+        span_id,
+        parent_id,
+        run_id,
+        why,
+        order,
+        hour,
+        packed,
+        keys[0] if keys else None,
+        keys[1] if len(keys) > 1 else None,
+        reading.ended_at if begins(reading) else None,
+        priced,
+    )
+
+
+def reading_of(row: Row) -> Reading:
+    """The reading that a row keeps; of a plain span its place, what named its run and, of a local root, its end."""
+    packed = row.reading
+    run_id = row.run_id if row.why == STAMPED else None
+    if packed is None:
+        return Reading(row.trace_id, row.span_id, row.parent_id, run_id=run_id)
+    if packed[:1] == _ROOT_MARK:
+        started_at, ended_at, remote, failed = _ROOT.unpack(packed[1:])
+        return Reading(
+            row.trace_id,
+            row.span_id,
+            row.parent_id,
+            remote,
+            started_at=started_at,
+            ended_at=ended_at,
+            failed=failed,
+            run_id=run_id,
+        )
+    return Reading.unpack(packed)
+
+
+def _only_names_its_run(reading: Reading) -> bool:
+    return (
+        reading.role == Role.PLAIN
+        and reading.run_id is not None
+        and not reading.is_run_root
+        and not reading._replace(run_id=None).matters
+    )
 
 
 def default_run(trace_id: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from runmeter.call import Reading
-from runmeter_exporter.ledger_row import INHERITED, STAMPED, Row
+from runmeter_exporter.ledger_row import INHERITED, STAMPED, Row, begins, default_run
 
 CACHED_SPANS = 200_000
 """Spans whose place is remembered between requests, over all traces; some 200 bytes each."""
@@ -33,24 +33,24 @@ class _Member:
 class Trace:
     """The known spans of one trace. A parent may be unknown yet; cycles are survived."""
 
-    __slots__ = ("_kids", "_spans", "trace_id")
+    __slots__ = ("_kids", "_spans", "begun", "trace_id")
 
     def __init__(self, trace_id: int, rows: Iterable[Row] = ()) -> None:
         self.trace_id = trace_id
         self._spans: dict[int, _Member] = {}
         self._kids: dict[int, list[int]] = {}
+        self.begun: set[str] = set()
+        """Runs that a span of this trace began, or once seemed to begin: the others are none yet."""
         for row in rows:
             self._add(row.span_id, row.parent_id, row.run_id, row.why)
+            if row.ended_at is not None:
+                self.begun.add(row.run_id)
 
     def __len__(self) -> int:
         return len(self._spans)
 
     def __contains__(self, span_id: object) -> bool:
         return span_id in self._spans
-
-    def runs(self) -> set[str]:
-        """The runs that spans of this trace belong to."""
-        return {member.run_id for member in self._spans.values() if member.run_id is not None}
 
     def run_of(self, span_id: int) -> str:
         """The run of a known span."""
@@ -72,6 +72,24 @@ class Trace:
         moves: dict[int, Move] = {}
         for span_id in new:
             self._pull(span_id, new, moves)
+        self.begun.update(self.run_of(reading.span_id) for reading in readings if begins(reading))
+        self.begun.update(move.now for move in moves.values())
+        return [move for move in moves.values() if move.was != move.now]
+
+    def review(self, default: Callable[[int, int | None], str]) -> list[Move]:
+        """Place every span anew, by all that is known by now: what several sidecars took apart comes together.
+
+        `default` says the run of a span whose parent is unknown, given the ids of both.
+        """
+        moves: dict[int, Move] = {}
+        for span_id, member in self._spans.items():
+            if member.why == INHERITED and (member.parent_id is None or member.parent_id not in self._spans):
+                run_id = default(span_id, member.parent_id)
+                if member.run_id == default_run(self.trace_id) != run_id:
+                    moves[span_id] = Move((self.trace_id, span_id), member.run_id, run_id)
+                    member.run_id = run_id
+        for span_id in list(self._spans):
+            self._pull(span_id, {}, moves)
         return [move for move in moves.values() if move.was != move.now]
 
     def move(self, span_id: int, run_id: str, why: int) -> None:
@@ -131,6 +149,9 @@ class TraceCache:
             self._traces.move_to_end(trace_id)
         return trace
 
+    def __getitem__(self, trace_id: int) -> Trace:
+        return self._traces[trace_id]
+
     def put(self, trace: Trace) -> None:
         """Remember a trace."""
         self._traces[trace.trace_id] = trace
@@ -140,11 +161,6 @@ class TraceCache:
         spans = sum(map(len, self._traces.values()))
         while spans > self._limit and self._traces:
             spans -= len(self._traces.popitem(last=False)[1])
-
-    def drop(self, trace_ids: Iterable[int]) -> None:
-        """Forget these."""
-        for trace_id in trace_ids:
-            self._traces.pop(trace_id, None)
 
     def clear(self) -> None:
         """Forget all."""

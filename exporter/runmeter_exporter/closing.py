@@ -1,0 +1,181 @@
+"""What happens to door 2's runs when their grace is over: what several sidecars took apart comes together, calls that
+two runs have are kept by one of them (rule 2, "two spans of one call may even stand in different traces"), and the run
+closes. And, a day later, the ledger forgets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runmeter.call import Reading
+from runmeter.twins import RunFacts, keeper, same_call
+from runmeter_exporter.fold import RunFold, holds
+from runmeter_exporter.intake import HOUR, Folds, Intake, Key, recorded_for, recorded_runs
+from runmeter_exporter.ledger_row import INHERITED, PINNED, Row, implied_trace, reading_of
+from runmeter_exporter.run import StoredRun, is_otlp
+from runmeter_exporter.store import Transaction
+from runmeter_exporter.traces import Move, Trace
+
+Pairs = list[tuple[int, str]]
+
+AT_ONCE = 50
+"""Runs closed in one transaction."""
+NEAR = 600 * 10**9
+"""Nanoseconds around a run's calls in which their twins end: the outer of two may be a stream that is read slowly."""
+
+
+def close_runs(intake: Intake, run_ids: Sequence[str]) -> None:
+    """Close these runs, or let those disappear that only repeated others. Raises StoreError."""
+    ids = sorted(set(run_ids))
+    for start in range(0, len(ids), AT_ONCE):
+        some = ids[start : start + AT_ONCE]
+        intake.transact(lambda tx, some=some: (None, _resolve(intake, tx, some)))  # type: ignore[misc]
+        intake.store.close(some)
+
+
+def expire(intake: Intake, now: int, retention: float) -> int:
+    """Forget the spans of runs closed and silent for `retention` seconds; how many. Raises StoreError."""
+    hour = (now - int(retention * 10**9)) // HOUR
+    forgotten, after = 0, (0, "")
+    while True:
+
+        def page(tx: Transaction, after: tuple[int, str] = after) -> tuple[tuple[int, Pairs], list[RunFold]]:
+            found = tx.ledger.older(hour, after, AT_ONCE)
+            run_ids = sorted({run_id for _, run_id in found})
+            tx.lock(run_ids)
+            done = [
+                run_id for run_id in run_ids if _is_over(tx.runs.get(run_id)) and tx.ledger.last_seen(run_id) < hour
+            ]
+            return (tx.ledger.forget(done), found), []
+
+        count, found = intake.transact(page)
+        if count:
+            forgotten += count
+            intake.forget()
+        if not found:
+            return forgotten
+        after = found[-1]
+
+
+def _is_over(stored: StoredRun | None) -> bool:
+    return stored is None or stored.closed
+
+
+def _resolve(intake: Intake, tx: Transaction, run_ids: Sequence[str]) -> list[RunFold]:
+    tx.lock(run_ids)
+    touched: Folds = {}
+    for run_id in run_ids:
+        stored = tx.runs.get(run_id)
+        if stored is None or not any(map(is_otlp, stored.sources)) or holds(stored):
+            continue
+        _review(intake, tx, touched, run_id)
+        _twins(intake, tx, touched, run_id)
+    return list(touched.values())
+
+
+def _review(intake: Intake, tx: Transaction, touched: Folds, run_id: str) -> None:
+    """Spans that an implicit run took because nobody knew better yet, and that now belong to another."""
+    trace_id = implied_trace(run_id)
+    if trace_id is None:
+        return
+    recorded = recorded_runs(tx, [trace_id]).get(trace_id, [])
+    if not recorded and not tx.ledger.mixed([trace_id]):
+        return
+    rows = tx.ledger.traces([trace_id])
+    ended = {row.span_id: row.ended_at or 0 for row in rows}
+    # Spans stamped by a process that counts for itself were in the trace's own run there too.
+    own = {row.key for row in tx.ledger.runs([run_id]) if reading_of(row).source_id is not None}
+
+    def default(span_id: int, parent_id: int | None) -> str:
+        if not recorded or (trace_id, span_id) in own:
+            return run_id
+        return recorded_for(parent_id, ended[span_id], recorded)
+
+    moves = {move.key: move for move in Trace(trace_id, rows).review(default) if move.was == run_id}
+    if moves:
+        _carry(intake, tx, touched, moves, INHERITED)
+
+
+def _twins(intake: Intake, tx: Transaction, touched: Folds, run_id: str) -> None:
+    """Calls that another run has as well stay with the one of the two that keeps them."""
+    moves: dict[Key, Move] = {}
+    locked = {run_id}
+    while True:
+        pairs = _pairs(tx, run_id)
+        others = {row.run_id for _, row in pairs}
+        if others <= locked:
+            break
+        # What is found before the locks may have changed by the time we have them: look again.
+        tx.lock(sorted(others - locked))
+        locked |= others
+    folds = _current(intake, tx, touched, {run_id, *others}) if pairs else {}
+    for mine, other in pairs:
+        here, there = folds[run_id], folds[other.run_id]
+        if there.closed and here.closed:
+            continue
+        if there.closed or here.closed:
+            kept = there if there.closed else here
+        else:
+            kept = folds[keeper(_facts(tx, here), _facts(tx, there)).run_id]
+        row, was = (mine, here) if kept is there else (other, there)
+        if not was.closed:
+            moves[row.key] = Move(row.key, row.run_id, kept.run_id)
+    if moves:
+        _carry(intake, tx, touched, moves, PINNED)
+
+
+def _pairs(tx: Transaction, run_id: str) -> list[tuple[Row, Row]]:
+    """Each call of the run with the nearest span of another run that is the same call, one to one by scope."""
+    mine = tx.ledger.calls(run_id)
+    if not mine:
+        return []
+    keys = sorted({key for row in mine for key in (row.twin, row.twin_too) if key is not None})
+    times = [row.ended_at or 0 for row in mine]
+    found = [row for row in tx.ledger.twins(keys, min(times) - NEAR, max(times) + NEAR) if row.run_id != run_id]
+    if not found:
+        return []
+    by_key: dict[bytes, list[tuple[Row, Reading]]] = {}
+    for row in found:
+        reading = reading_of(row)
+        for key in (row.twin, row.twin_too):
+            if key is not None:
+                by_key.setdefault(key, []).append((row, reading))
+    near: list[tuple[int, Key, Key, str, Row, Row]] = []
+    for row in mine:
+        reading = reading_of(row)
+        for key in (row.twin, row.twin_too):
+            for other_row, other in by_key.get(key, ()) if key is not None else ():
+                if same_call(reading, other):
+                    distance = abs(reading.started_at - other.started_at) + abs(reading.ended_at - other.ended_at)
+                    near.append((distance, row.key, other_row.key, other.scope, row, other_row))
+    near.sort(key=lambda pair: pair[:3])
+    pairs: list[tuple[Row, Row]] = []
+    taken: set[tuple[Key, str] | Key] = set()
+    for _, one, other_key, scope, row, other_row in near:
+        if (one, scope) not in taken and other_key not in taken:
+            taken |= {(one, scope), other_key}
+            pairs.append((row, other_row))
+    return pairs
+
+
+def _facts(tx: Transaction, fold: RunFold) -> RunFacts:
+    stored = tx.runs.get(fold.run_id)
+    if stored is None:
+        return RunFacts(fold.run_id, fold.explicit, False, fold.started_at, fold.updated_at)
+    explicit = fold.explicit or (stored.owner is not None and not is_otlp(stored.owner))
+    named = stored.thread_id is not None or stored.agent is not None
+    return RunFacts(fold.run_id, explicit, named, stored.started_at, stored.updated_at)
+
+
+def _current(intake: Intake, tx: Transaction, touched: Folds, run_ids: set[str]) -> Folds:
+    """The folds of these runs: those of this transaction, else as stored."""
+    touched.update(intake.folds(tx, sorted(run_ids - touched.keys())))
+    return touched
+
+
+def _carry(intake: Intake, tx: Transaction, touched: Folds, moves: dict[Key, Move], why: int) -> None:
+    run_ids = {run_id for move in moves.values() for run_id in (move.was, move.now)}
+    tx.lock(sorted(run_ids))
+    _current(intake, tx, touched, run_ids)
+    lost = intake.carry(tx, touched, moves, why)
+    intake.write(tx, {run_id: touched[run_id] for run_id in run_ids}, lost)
+    intake.moved(moves.values(), why)
