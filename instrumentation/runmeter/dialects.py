@@ -158,6 +158,9 @@ class Dialect(NamedTuple):
     """The same for spans that failed: libraries that set attributes only on success."""
     agent_in_name: re.Pattern[str] | None = None
     """Finds an agent's name in a span's name."""
+    after_the_fact: bool = False
+    """Its call spans are made when the call is over, from what a callback is told: the client's span of the same call is
+    never below them, and where that one has neither usage nor id only the time says that it is the same."""
     stream_log: bool = False
     """A stream's usage comes on a second, log-type span after the call span ended without."""
 
@@ -202,7 +205,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "strands.telemetry.tracer": Dialect(aggregates_count=False),
     # LiteLLM 1.106.2: details only in the repr of its usage object; `raw_gen_ai_request` holds the provider's own
     # answer, and is all that is left where every call writes its attributes on the application's one span around it.
-    "litellm": Dialect(texts=("metadata.usage_object",), names=((RAW_NAME, CALL),)),
+    "litellm": Dialect(after_the_fact=True, texts=("metadata.usage_object",), names=((RAW_NAME, CALL),)),
     # LangSmith 0.15: details as JSON.
     "langsmith": Dialect(
         texts=(
@@ -288,3 +291,5 @@ FRAMEWORKS: Final = frozenset(
     }
 )
 """What some libraries write where the provider belongs: their own name. It is no provider, and is left out."""
+
+AFTER_THE_FACT: Final = frozenset(scope for scope, dialect in DIALECTS.items() if dialect.after_the_fact)

@@ -31,7 +31,7 @@ from runmeter.ancestry import (
 )
 from runmeter.call import Reading
 from runmeter.dialects import AGENT, CALL, PLAIN, WEAK
-from runmeter.groups import Group, Pairs, best_of, call_of
+from runmeter.groups import Group, Pairs, best_of, call_of, call_of_one
 from runmeter.spans import Call, Change
 from runmeter.twins import INNER, OUTER, SAME, nested, same_id
 from runmeter.usage import ZERO, Usage
@@ -71,7 +71,7 @@ class Settler:
         self._ids: dict[str, list[Node]] = {}
         self._groups: dict[int, Group] = {}
         self._pairs = Pairs()
-        self._scopes: Counter[str] = Counter()
+        self._scopes: dict[str, int] = {}
         self._paired = False
         self._uid = 0
         self._retracted: list[Change] = []
@@ -95,8 +95,9 @@ class Settler:
         return {reason: count for reason, count in self._aside.items() if count}
 
     def calls(self) -> dict[Key | FrozenKey, Call]:
-        """The calls counted, by the span they are known by; frozen ones are added up by provider, model, caller, day."""
-        found: dict[Key | FrozenKey, Call] = {**self._frozen}
+        """The calls counted, by the span they are known by; frozen ones added up by provider, model, caller and day."""
+        found: dict[Key | FrozenKey, Call] = {}
+        found.update(self._frozen)
         for group in self._groups.values():
             if group.counted is not None:
                 found[group.key] = group.counted
@@ -196,6 +197,8 @@ class Settler:
             changes = self._add_late(node)
         elif role == PLAIN and not node.below:
             changes = []
+        elif role == CALL and not node.below and not self._paired and self._alone(node, reading):
+            changes = self._first(node, reading)
         else:
             changes = self._arrived(node, opened)
         if len(self._nodes) > self._limit:
@@ -255,7 +258,7 @@ class Settler:
             self._claim("agent", reading, reading.agent)
         if reading.user_id is not None:
             self._claim("user_id", reading, reading.user_id)
-        if reading.service is not None and "service" not in self._named:
+        if reading.service is not None:
             self._claim("service", reading, reading.service)
         if reading.tags:
             order = _outermost(reading)
@@ -264,7 +267,7 @@ class Settler:
 
     def _claim(self, field: str, reading: Reading, value: str) -> None:
         held = self._named.get(field)
-        if held is None or held[1] != value:
+        if held is None or reading.started_at <= held[0][0]:
             order = _outermost(reading)
             if held is None or order < held[0]:
                 self._named[field] = order, value
@@ -283,7 +286,7 @@ class Settler:
             if role in (CALL, WEAK):
                 reading = node.reading
                 assert reading is not None
-                self._scopes[reading.scope] += 1
+                self._scopes[reading.scope] = self._scopes.get(reading.scope, 0) + 1
                 if reading.response_id is not None:
                     self._join_by_id(node, reading, touched)
         bits |= node.below
@@ -300,6 +303,32 @@ class Settler:
                     self._touch(other, touched)
         changes, self._retracted = self._retracted, []
         return changes + self._settle(touched)
+
+    def _alone(self, node: Node, reading: Reading) -> bool:
+        """Nothing known can have to do with this call: the common case, kept short."""
+        if reading.stream_log or (reading.response_id is not None and reading.response_id in self._ids):
+            return False
+        if reading.scope not in self._scopes and self._scopes:
+            return False
+        above = node.parent
+        while above is not None:
+            if not above.below & HAS_CALL or above.role == CALL:
+                return False
+            if above.role != PLAIN or not above.seen:
+                return True
+            above = above.parent
+        return True
+
+    def _first(self, node: Node, reading: Reading) -> list[Change]:
+        self._uid += 1
+        group = node.group = Group(node, self._uid)
+        self._groups[group.uid] = group
+        self._scopes[reading.scope] = self._scopes.get(reading.scope, 0) + 1
+        if reading.response_id is not None:
+            self._ids[reading.response_id] = [node]
+        call = group.counted = call_of_one(node)
+        self._totals = self._totals + call.usage
+        return [Change(None, call)]
 
     def _mark(self, node: Node, bits: int, touched: dict[Group, None]) -> None:
         """Tell those above what is below them; they were told before where an ancestor knows it already."""
@@ -403,17 +432,22 @@ class Settler:
         for group in calls:
             seeds.update(dict.fromkeys(group.mates))
             self._pairs.put(group)
-        for unit in self._pairs.units(list(seeds)):
+        for unit in self._pairs.units(seeds):
             self._count_unit(unit, changes)
         return changes
 
     def _begin_pairing(self, calls: Sequence[Group]) -> None:
         """Twins without a link need two instrumentations, or a stream's log; most runs have neither."""
-        if len(self._scopes) > 1 or any(reading.stream_log for group in calls for reading in group.readings()):
-            self._paired = True
-            for group in self._groups.values():
-                if group.members[0].role in (CALL, WEAK):
-                    self._pairs.put(group)
+        if len(self._scopes) > 1 or any(
+            node.reading is not None and node.reading.stream_log for group in calls for node in group.members
+        ):
+            self._pair()
+
+    def _pair(self) -> None:
+        self._paired = True
+        for group in self._groups.values():
+            if group.members[0].role in (CALL, WEAK):
+                self._pairs.put(group)
 
     def _count_unit(self, unit: Sequence[Group], changes: list[Change]) -> None:
         if len(unit) == 1 and len(unit[0].members) == 1:
@@ -523,10 +557,7 @@ class Settler:
             if call.reading is not None and node.role == CALL and nested(call.reading, reading):
                 return True
         if not self._paired and any(scope != reading.scope for scope in self._scopes):
-            self._paired = True
-            for group in self._groups.values():
-                if group.members[0].role in (CALL, WEAK):
-                    self._pairs.put(group)
+            self._pair()
         if not self._paired:
             return False
         probe = Group(node, 0)
@@ -559,14 +590,7 @@ class Settler:
             if call is not None:
                 key = (call.provider, call.model, call.caller, _day(call.ended_at))
                 held = self._frozen.get(key)
-                if held is not None:
-                    costs = [
-                        cost for cost in (held.reported_cost_nanousd, call.reported_cost_nanousd) if cost is not None
-                    ]
-                    call = call._replace(
-                        usage=held.usage + call.usage, reported_cost_nanousd=sum(costs) if costs else None
-                    )
-                self._frozen[key] = call
+                self._frozen[key] = call if held is None else _add_up(held, call)
             for member in frozen.members:
                 self._forget(member)
 
@@ -647,6 +671,14 @@ def _same_news(opened: Reading, ended: Reading | None) -> bool:
 
 def _outermost(reading: Reading) -> tuple[int, int, int, int]:
     return reading.started_at, -reading.ended_at, reading.trace_id, reading.span_id
+
+
+def _add_up(held: Call, call: Call) -> Call:
+    known = [cost for cost in (held.reported_cost_nanousd, call.reported_cost_nanousd) if cost is not None]
+    cost = sum(known) if known else None
+    return Call(
+        held.provider, held.model, held.caller, held.usage + call.usage, cost, max(held.ended_at, call.ended_at)
+    )
 
 
 def _day(ended_at: int) -> int:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from runmeter import semconv
 from runmeter.call import Reading
-from runmeter.dialects import CALL, WEAK
+from runmeter.dialects import AFTER_THE_FACT, CALL, WEAK
 from runmeter.usage import Usage
 
 SLACK: Final = 3_000_000
@@ -65,7 +65,7 @@ def same_call(one: Reading, other: Reading) -> bool:
     if one.scope == other.scope:
         return settles(one, other) or settles(other, one)
     if (one.usage is None) != (other.usage is None):
-        return False
+        return blank(one, other) or blank(other, one)
     if one.usage is None or other.usage is None:
         if one.failed != other.failed:
             return False
@@ -110,22 +110,35 @@ def settles(log: Reading, call: Reading) -> bool:
     )
 
 
-def twin_keys(reading: Reading) -> tuple[str, ...]:
-    """Under which keys twins of this reading are found: equal text for all spans that might be the same call.
+def blank(told: Reading, client: Reading) -> bool:
+    """`client` is a client's span, without usage and id, of the call that `told` says more of (LiteLLM's streams)."""
+    return (
+        told.scope in AFTER_THE_FACT
+        and told.usage is not None
+        and client.scope not in AFTER_THE_FACT
+        and client.usage is None
+        and client.response_id is None
+        and not client.failed
+        and told.started_at - SLACK <= client.started_at <= told.ended_at + SLACK
+    )
 
-    Empty for spans that are no calls. A store keeps them in an indexed column (one row each) and hands what it finds
-    within a few seconds to `same_call`.
+
+def twin_keys(reading: Reading) -> tuple[str, ...]:
+    """Under which keys twins of this reading are found, at most two: equal text for spans that might be the same call.
+
+    Empty for spans that are no calls. A store keeps them in indexed columns and hands what it finds within a few
+    seconds to `same_call`.
     """
     if reading.role != CALL and reading.role != WEAK:
         return ()
     place = reading.resource_key
     usage = reading.usage
-    keys = [f"{place}:-" if usage is None else f"{place}:{usage[0]}:{usage[1]}"]
-    if reading.stream_log and usage is not None:
-        keys.append(f"{place}:-")
+    key = f"{place}:-" if usage is None else f"{place}:{usage[0]}:{usage[1]}"
+    if usage is not None and (reading.stream_log or reading.scope in AFTER_THE_FACT):
+        return key, f"{place}:-"
     if reading.response_id is not None:
-        keys.append(f"{place}={reading.response_id}")
-    return tuple(keys)
+        return key, f"{place}={reading.response_id}"
+    return (key,)
 
 
 class RunFacts(NamedTuple):
@@ -158,14 +171,21 @@ class TwinIndex:
         self._keys: OrderedDict[str, list[tuple[Hashable, Reading]]] = OrderedDict()
 
     def find(self, run: Hashable, reading: Reading) -> tuple[Hashable, Reading] | None:
-        """(run, reading) of the nearest twin in another run, one per instrumentation, or None."""
+        """(run, reading) of the nearest twin in another run, or None. What has its twin of this instrumentation already
+        is nobody else's, unless they share a response id."""
         best: tuple[int, Hashable, Reading] | None = None
         for key in twin_keys(reading):
-            for other_run, other in self._keys.get(key, ()):
-                if other_run != run and same_call(reading, other):
-                    distance = abs(reading.started_at - other.started_at) + abs(reading.ended_at - other.ended_at)
-                    if best is None or distance < best[0]:
-                        best = distance, other_run, other
+            entries = self._keys.get(key, ())
+            for other_run, other in entries:
+                if other_run == run or not same_call(reading, other):
+                    continue
+                if reading.response_id is None or reading.response_id != other.response_id:
+                    rivals = (known for of, known in entries if of == other_run and known.scope == reading.scope)
+                    if any(known is not other and same_call(known, other) for known in rivals):
+                        continue
+                distance = abs(reading.started_at - other.started_at) + abs(reading.ended_at - other.ended_at)
+                if best is None or distance < best[0]:
+                    best = distance, other_run, other
         return None if best is None else (best[1], best[2])
 
     def add(self, run: Hashable, reading: Reading) -> None:
