@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def say(text: str) -> None:
     """One line on stderr; stdout belongs to the answer."""
-    click.echo("runmeter: " + " ".join(text.split()), err=True)
+    click.echo("runmeter: " + " ".join("".join(c if c.isprintable() else " " for c in text).split()), err=True)
 
 
 @contextmanager

@@ -21,10 +21,7 @@ from runmeter_exporter.options import Address
 from runmeter_exporter.reaper import Reaper
 from runmeter_exporter.scrape import Scraper
 from runmeter_exporter.server import ListenError, Server
-from runmeter_exporter.store import StoreError, open_store
-
-PRUNE_EVERY = 3600.0
-"""Seconds between two looks for runs older than `--retain`."""
+from runmeter_exporter.store import StoreError, StoreUnavailable, open_store
 
 logger = logging.getLogger("runmeter.serve")
 
@@ -96,10 +93,6 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
     scraper = Scraper(store)
     ingest = Ingest(store)
     leaving.callback(ingest.stop)
-    reaper = Reaper(
-        store, lease=config.lease, grace=config.grace, otlp_idle=config.otlp_idle, close_otlp=ingest.close_runs
-    )
-
     def listen(app: object, address: Address, what: str, path: str = "") -> None:
         served: object = app
         if config.access_log:
@@ -123,12 +116,12 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
         )
         listen(metrics, config.metrics_listen, "scrape alone", "/metrics")
 
-    chores = [(reaper.tick, 1.0)]
-    if config.retain is not None:
-        retain = int(config.retain * 1e9)
-        chores.append((lambda: store.prune(time.time_ns() - retain), PRUNE_EVERY))
-    for chore, seconds in chores:
-        leaving.callback(Chore(chore, seconds).start().stop)
+    reaper = Reaper(
+        store, lease=config.lease, grace=config.grace, otlp_idle=config.otlp_idle, retain=config.retain,
+        close_otlp=ingest.close_runs, expire=ingest.expire,
+    )  # fmt: skip
+    reaper.start()
+    leaving.callback(reaper.stop)
 
 
 def _tokens(config: Config) -> dict[str, Token | None]:
@@ -142,40 +135,6 @@ def _tokens(config: Config) -> dict[str, Token | None]:
             raise AccessError(f"{variable} and {variable}_FILE are both set; keep one")
         made[name] = Token(value, file=file) if value or file else None
     return made
-
-
-class Chore:
-    """Something done again and again in a thread of its own; what goes wrong is said once until it goes right."""
-
-    def __init__(self, work: Callable[[], object], seconds: float) -> None:
-        self._work, self._seconds = work, seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="runmeter-chore", daemon=True)
-        self._failing: str | None = None
-
-    def start(self) -> Chore:
-        """Begin, with the first turn at once."""
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Finish the turn under way (waits at most 5 s for it)."""
-        self._stop.set()
-        self._thread.join(5.0)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._work()
-                if self._failing:
-                    logger.info("works again after: %s", self._failing)
-                self._failing = None
-            except Exception as error:
-                text = f"{type(error).__name__}: {error}"
-                if text != self._failing:
-                    logger.warning("%s; trying again every %g s", text, self._seconds)
-                self._failing = text
-            self._stop.wait(self._seconds)
 
 
 class AccessLog:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 Answer = Mapping[str, Any]
@@ -13,10 +13,15 @@ Answer = Mapping[str, Any]
 
 def console(stderr: bool = False) -> Console:
     """Rich where there is a terminal; plain, and wide enough not to cut ids, where there is none."""
-    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = 200
     return made
+
+
+def plain(value: str) -> str:
+    """Names come from outside; a terminal obeys some characters."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
 
 
 def count(value: Any) -> str:
@@ -36,21 +41,21 @@ def when(value: str | None) -> str:
     return f"{value[:10]} {value[11:19]}Z" if value else ""
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], texts: int) -> Table:
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], texts: int) -> Table:
     """Left the first `texts` columns, right the numbers after them."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for index, name in enumerate(columns):
         # Ids are for copying: folded rather than cut where the terminal is narrow.
         made.add_column(name, justify="left" if index < texts else "right", overflow="fold")
     for row in rows:
-        made.add_row(*[value if isinstance(value, str) else count(value) for value in row])
+        made.add_row(*[plain(value) if isinstance(value, str) else count(value) for value in row])
     return made
 
 
 def runs(answer: Answer) -> Table:
     """One line per run, newest first."""
     columns = ("run", "thread", "agent", "status", "usage", "created", "model", "calls", "input", "output", "cost")
-    return table("", columns, [
+    return table(columns, [
         (
             run["run_id"], run["thread_id"] or "", run["agent"] or "", run["status"], run["usage_state"],
             when(run["created_at"]), run["model_name"] or "", run["llm_call_count"], run["total_input_tokens"],
@@ -63,7 +68,7 @@ def runs(answer: Answer) -> Table:
 def threads(answer: Answer) -> Table:
     """One line per thread, latest activity first; settled usage."""
     columns = ("thread", "updated", "runs", "active", "calls", "input", "output", "tokens", "cost")
-    return table("", columns, [
+    return table(columns, [
         (
             item["thread_id"], when(item["updated_at"]), item["total_runs"], item["active_runs"],
             item["llm_call_count"], item["total_input_tokens"], item["total_output_tokens"], item["total_tokens"],
@@ -73,7 +78,7 @@ def threads(answer: Answer) -> Table:
     ], 2)  # fmt: skip
 
 
-def totals(title: str, answer: Answer) -> list[Table]:
+def totals(title: str, answer: Answer) -> list[RenderableType]:
     """The totals of a thread, a run or everything, then its lines by model and caller."""
     rows = [
         ("tokens", answer["total_tokens"]),
@@ -92,16 +97,16 @@ def totals(title: str, answer: Answer) -> list[Table]:
     rows += [(label, answer[key]) for key, label in _MORE if answer.get(key) is not None]
     for reason, number in sorted((answer.get("set_aside") or {}).items()):
         rows.append((f"spans set aside: {reason}", number))
-    parts = [table(title, ("", ""), rows, 1)]
+    parts: list[RenderableType] = [plain(title), table(("", ""), rows, 1)]
     if answer.get("usage"):
         columns = ("provider", "model", "caller", "calls", "input", "output", "cost")
-        parts.append(table("", columns, [
+        parts += ["", table(columns, [
             (
                 line["provider"], line["model"], line["caller"], line["llm_call_count"], line["total_input_tokens"],
                 line["total_output_tokens"], money(line["cost_usd"]),
             )
             for line in answer["usage"]
-        ], 3))  # fmt: skip
+        ], 3)]  # fmt: skip
     return parts
 
 
@@ -117,7 +122,7 @@ def daily(rows: Sequence[Answer], by: Sequence[str]) -> Table:
     columns = list(rows[0]) if rows else list(by)
     texts = [name for name in columns if name in by or name.startswith("tag.")]
     numbers = [name for name in columns if name not in texts]
-    return table("", [*texts, *numbers], [
+    return table([*texts, *numbers], [
         [str(row[name] if row[name] is not None else "") for name in texts]
         + [money(row[name]) if name == "cost_usd" else row[name] for name in numbers]
         for row in rows

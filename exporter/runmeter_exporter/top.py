@@ -108,7 +108,7 @@ def table(shown: Sequence[Line], *, rows: int, note: str) -> Table:
         made.add_column(name, justify="left" if index < 4 else "right", no_wrap=True, max_width=narrow)
     for line in shown[:rows]:
         made.add_row(
-            line.run_id, line.thread_id or "", line.agent or line.service or "", line.model or "",
+            *map(tables.plain, (line.run_id, line.thread_id or "", line.agent or line.service or "", line.model or "")),
             age(line.age_seconds), tables.count(line.llm_call_count), tables.count(line.total_tokens),
             f"{line.tokens_per_second:,.0f}", tables.money(line.cost_usd), tables.money(line.usd_per_hour),
             *[share(part, line.total_tokens) for part in line[-3:]],
@@ -230,8 +230,9 @@ def _plain(watch: Watch, interval: float, stop: threading.Event) -> None:
         text = watch.problem or f"{len(shown)} active, {tokens:,} tokens, {rate:,.0f} tokens/s"
         click.echo(f"{stamp} {text}")
         for line in shown[:10]:
+            who = tables.plain(f"{line.run_id} {line.thread_id or '-'}")
             click.echo(
-                f"{stamp}   {line.run_id} {line.thread_id or '-'} {line.total_tokens:,} tokens"
+                f"{stamp}   {who} {line.total_tokens:,} tokens"
                 f" {line.tokens_per_second:,.0f} tokens/s {tables.money(line.cost_usd)} {age(line.age_seconds)}"
             )
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -92,7 +94,9 @@ class Fleet:
                 if line.rstrip().endswith("ready"):
                     break
             else:
-                raise click.ClickException(f"the sidecar did not start within {READY_SECONDS:g} s; it says why above")
+                code = self.sidecar.process.wait()
+                how = f"within {READY_SECONDS:g} s" if code == -signal.SIGKILL else f"(exit code {code})"
+                raise click.ClickException(f"the sidecar did not start {how}; what it said is above")
         finally:
             watchdog.cancel()
         # Somebody has to read on, or a full pipe would stop the sidecar.
@@ -177,8 +181,22 @@ def demo(
         finally:
             stop.set()
             watcher.join()
+        done = all(agent.process.poll() == 0 for agent in fleet.agents)
+        agreed = not done or _compare(fleet)
         click.echo("ending the agents, then the sidecar")
-    return 0
+    return 0 if agreed else 1
+
+
+def _compare(fleet: Fleet) -> bool:
+    """Say what both sides counted, once every agent has left by itself; False when they differ."""
+    with urllib.request.urlopen(f"{fleet.rest}/api/usage", timeout=10) as response:
+        ours = json.load(response)
+    truth = fleet.provider.truth()
+    theirs = (truth["calls"], truth["input_tokens"], truth["output_tokens"])
+    mine = (ours["llm_call_count"], ours["total_input_tokens"], ours["total_output_tokens"])
+    for who, (calls, given, answered) in (("the provider answered", theirs), ("runmeter counted", mine)):
+        click.echo(f"{who:<22} {calls:>6,} calls  {given:>12,} input tokens  {answered:>10,} output tokens")
+    return theirs == mine
 
 
 def _welcome(fleet: Fleet) -> None:
