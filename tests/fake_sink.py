@@ -89,9 +89,7 @@ class Meter:
     def __init__(self, **provider: Any) -> None:
         self.sink = FakeSink()
         self.exported = InMemorySpanExporter()
-        self.provider = TracerProvider(
-            resource=Resource({"service.name": "svc"}), shutdown_on_exit=False, **provider
-        )
+        self.provider = TracerProvider(resource=Resource({"service.name": "svc"}), shutdown_on_exit=False, **provider)
         self.provider.add_span_processor(PROCESSOR)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exported))
         self.tracer = self.provider.get_tracer("opentelemetry.instrumentation.genai.openai")
@@ -132,9 +130,7 @@ class Meter:
             yield span
 
     def agent(self, name: str) -> Any:
-        return self.span(
-            f"invoke_agent {name}", gen_ai__operation__name="invoke_agent", gen_ai__agent__name=name
-        )
+        return self.span(f"invoke_agent {name}", gen_ai__operation__name="invoke_agent", gen_ai__agent__name=name)
 
     def close(self) -> None:
         PROCESSOR.stop()

@@ -56,7 +56,7 @@ class Run:
     @property
     def usage(self) -> Usage:
         """What this process has settled for the run so far, without prices."""
-        return self._state.usage
+        return self._state.settler.totals
 
     @property
     def otel_context(self) -> Context | None:

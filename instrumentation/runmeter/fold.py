@@ -5,7 +5,7 @@ Not locked and not aware of threads: the processor calls it one thing at a time.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 from runmeter.call import Reading, Role
 from runmeter.open_spans import OpenSpan, Trace
@@ -16,6 +16,8 @@ from runmeter.twins import RunFacts, TwinIndex, keeper
 
 HELD_LIMIT = 256
 """Runs that wait for a twin at once; beyond, the oldest waits no longer."""
+RECENT = 256
+"""Calls remembered for the day that a second instrumentation shows up."""
 _FOREVER = 2**63
 
 
@@ -32,6 +34,8 @@ class Fold:
         self.callish: dict[int, OpenSpan] = {}
         """Open spans of scopes that have made calls or agents: a call in another trace may prove to be theirs."""
         self._twins = TwinIndex()
+        self._scopes: set[str] = set()
+        self._recent: deque[tuple[str, Reading]] = deque(maxlen=RECENT)
         self._held: OrderedDict[RunState, set[OpenSpan]] = OrderedDict()
 
     def forget(self) -> None:
@@ -40,6 +44,7 @@ class Fold:
         self.traces = {}
         self.callish = {}
         self._twins = TwinIndex()
+        self._recent.clear()
         self._held = OrderedDict()
 
     # What happens.
@@ -168,6 +173,15 @@ class Fold:
     def _home(self, run: RunState, reading: Reading) -> RunState:
         """The run that keeps this call: its own, or that of its twin; a twin may come over from its run."""
         run_id = run.info.run_id
+        if len(self._scopes) < 2:
+            # With one instrumentation there are no twins, but for its own logs: remember, and look nowhere.
+            self._scopes.add(reading.scope)
+            if len(self._scopes) < 2 and not reading.stream_log:
+                self._recent.append((run_id, reading))
+                return run
+            self._scopes.update((reading.scope, ""))
+            while self._recent:
+                self._twins.add(*self._recent.popleft())
         found = self._twins.find(run_id, reading)
         home = run
         if found is not None:
@@ -195,12 +209,7 @@ class Fold:
         waits = {
             other
             for other in self.callish.values()
-            if not other.kids
-            and other.trace.trace_id != reading.trace_id
-            and other.span is not None
-            and other.span.instrumentation_scope is not None
-            and other.span.instrumentation_scope.name != reading.scope
-            and (other.span.start_time or 0) <= reading.ended_at
+            if not other.kids and other.trace.trace_id != reading.trace_id and other.scope != reading.scope
         }
         if not waits or reading.role == Role.AGENT:
             self._announce(run)

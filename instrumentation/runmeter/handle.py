@@ -26,7 +26,7 @@ PIP_STORE = "pip install 'runmeter[store]'"
 
 _lock = threading.RLock()
 _active: Handle | None = None
-_prepared = False
+_leaves = False
 
 
 class Handle:
@@ -128,7 +128,10 @@ def _instrument(
     tracer_provider: TracerProvider | None,
     meter_provider: MeterProvider | None,
 ) -> Handle:
-    _prepare()
+    global _leaves
+    if not _leaves:
+        _leaves = True
+        atexit.register(_leave)
     provider: Any = tracer_provider or find_tracer_provider()
     made = provider is None
     if made:
@@ -159,16 +162,6 @@ def _instrument(
     return Handle(PROCESSOR, store, tuple(covered))
 
 
-def _prepare() -> None:
-    """What is done once in a process: leaving it, and forking."""
-    global _prepared
-    if not _prepared:
-        _prepared = True
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_after_fork)
-        atexit.register(_leave)
-
-
 def _leave() -> None:
     handle = _active
     if handle is not None:
@@ -178,7 +171,10 @@ def _leave() -> None:
 def _after_fork() -> None:
     global _lock
     _lock = threading.RLock()
-    PROCESSOR.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _attach(provider: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -38,24 +39,28 @@ class Trace:
 class OpenSpan:
     """A span that has begun; once it has ended only what is still open below holds it."""
 
-    __slots__ = ("above", "fed", "holds", "kids", "run", "span", "start", "trace")
+    __slots__ = ("above", "callish", "fed", "holds", "kids", "run", "scope", "span", "start", "trace")
 
     def __init__(
         self,
         trace: Trace,
-        *,
+        scope: str = "",
         span: ReadableSpan | None = None,
         above: OpenSpan | None = None,
         run: RunState | None = None,
         start: dict[str, Any] | None = None,
     ) -> None:
         self.trace = trace
+        self.scope = scope
+        """Name of its instrumentation scope."""
         self.span = span
         self.above = above
         self.run = run
         """The explicit run it belongs to; without one the trace's."""
         self.start = start
         """The attributes it started with that we read: the SDK drops the oldest of more than 128."""
+        self.callish = False
+        """Its scope has made calls or agents."""
         self.fed = False
         """Its run's settler knows it as an ancestor."""
         self.kids = 0
@@ -68,7 +73,7 @@ class OpenSpan:
         span = self.span
         if span is None:
             return None
-        return read(ended_span(span, {**(self.start or {}), **(span.attributes or {})}))
+        return read(ended_span(span, {**(self.start or {}), **attributes_of(span)}))
 
 
 def scope_name(span: ReadableSpan) -> str:
@@ -77,21 +82,35 @@ def scope_name(span: ReadableSpan) -> str:
     return "" if scope is None else scope.name
 
 
-def ended_span(span: ReadableSpan, attributes: dict[str, Any]) -> EndedSpan:
+def attributes_of(span: ReadableSpan) -> Mapping[str, Any]:
+    """Its attributes as a dict, not to be changed.
+
+    The SDK's own dict where it can be had: asked through the SDK's mapping, in Python, every look-up costs more than
+    everything else that is done to a plain span.
+    """
+    try:
+        return span._attributes._dict  # type: ignore[union-attr, no-any-return]
+    except AttributeError:
+        return dict(span.attributes or {})
+
+
+def ended_span(span: ReadableSpan, attributes: Mapping[str, Any]) -> EndedSpan:
     """The SDK's span as both doors have it."""
     parent = span.parent
-    identity = span.context
+    trace_id, span_id = span.context[:2]
+    started_at = span.start_time or 0
+    scope = span.instrumentation_scope
     return EndedSpan(
-        identity.trace_id,
-        identity.span_id,
+        trace_id,
+        span_id,
         None if parent is None else parent.span_id,
         parent is not None and parent.is_remote,
         span.name,
         span.kind.value + 1,  # the API counts from INTERNAL = 0, OTLP from INTERNAL = 1
-        scope_name(span),
+        "" if scope is None else scope.name,
         span.resource.attributes,
         attributes,
-        span.start_time or 0,
-        span.end_time or span.start_time or 0,
+        started_at,
+        span.end_time or started_at,
         span.status.status_code is StatusCode.ERROR,
     )

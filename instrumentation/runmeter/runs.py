@@ -10,7 +10,6 @@ from opentelemetry.context import Context
 from runmeter.settle import Settler
 from runmeter.sink import RunInfo, Sink
 from runmeter.spans import Change
-from runmeter.usage import ZERO, Usage
 
 OPEN_LIMIT = 10_000
 """Runs open at once in one process; more means that somebody never ends theirs, and the oldest is let go."""
@@ -32,14 +31,11 @@ class RunState:
         "open",
         "roots",
         "settler",
-        "usage",
     )
 
     def __init__(self, info: RunInfo, *, explicit: bool, generation: int) -> None:
         self.info = info
         self.settler = Settler()
-        self.usage: Usage = ZERO
-        """What sinks were told, added up."""
         self.explicit = explicit
         """Begun by id: by `run()`, or joined by the id in a baggage. The others are traces."""
         self.generation = generation
@@ -108,13 +104,6 @@ class Runs:
 
     def tell(self, state: RunState, changes: Sequence[Change]) -> None:
         """Pass on what moved. After the run's end it is a later final, which adds (rule 4)."""
-        usage = state.usage
-        for was, now in changes:
-            if now is not None:
-                usage = usage + now.usage
-            if was is not None:
-                usage = Usage(*[mine - theirs for mine, theirs in zip(usage, was.usage, strict=True)])
-        state.usage = usage
         self._fill(state)
         for sink in self.sinks:
             sink.settled(state.info, changes)
