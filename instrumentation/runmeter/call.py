@@ -42,6 +42,7 @@ LABEL_LIMIT: Final = 128
 TAG_LIMIT: Final = 64
 MAX_TAGS: Final = 8
 _TEXT_LIMIT: Final = 65_536
+_STREAMED: Final = "gen_ai.request.stream"
 _COST_LIMIT: Final = 1e6
 _NANO: Final = 1_000_000_000
 
@@ -292,7 +293,9 @@ def _read(span: EndedSpan) -> Reading:
     if role != PLAIN and role != TOOL:
         reasons: list[str] = []
         usage, raw_model, raw_id = _usage(raw, dialect, name, attributes, reasons)
-        if role == CALL or (role == WEAK and usage is not None):
+        if usage is None and (role == WEAK or raw[_SPAN_TYPE] == "log"):
+            role = PLAIN
+        elif role in (CALL, WEAK):
             response_id = raw_id if raw[_RESPONSE_ID] is None else _text(raw[_RESPONSE_ID], ID_LIMIT)
             model = model or raw_model
             if raw[_PROVIDER] is not None:
@@ -310,8 +313,6 @@ def _read(span: EndedSpan) -> Reading:
                 started_at = _stream_began(attributes, started_at)
             if name == RAW_NAME:
                 scope += ".raw"  # the wire's view of a call that the library's own span may describe as well
-        elif role == WEAK:
-            role = PLAIN
         if reasons:
             rejected = tuple(reasons)
 
@@ -440,6 +441,8 @@ def _usage(
             if not reasoning:
                 reasoning = found.get("reasoning")
                 excludes_reasoning = dialect.output_excludes_reasoning
+    if dialect.measured_key and dialect.measured_key not in attributes and attributes.get(_STREAMED) is True:
+        return None, model, response_id
     if not given_input and not given_output:
         return None, model, response_id  # a provider never answers with 0 and 0: LiteLLM writes it for "unknown"
     tokens_in, tokens_out = given_input or 0, given_output or 0

@@ -159,8 +159,10 @@ class Dialect(NamedTuple):
     agent_in_name: re.Pattern[str] | None = None
     """Finds an agent's name in a span's name."""
     after_the_fact: bool = False
-    """Its call spans are made when the call is over, from what a callback is told: the client's span of the same call is
-    never below them, and where that one has neither usage nor id only the time says that it is the same."""
+    """Its call spans are made when the call is over, from what a callback is told: the client's span of the same call
+    is never below them, and where that one has neither usage nor id only the time says that it is the same."""
+    measured_key: str | None = None
+    """On a streamed call's span the absence of this key shows that the counts are the library's own estimate."""
     stream_log: bool = False
     """A stream's usage comes on a second, log-type span after the call span ended without."""
 
@@ -184,7 +186,11 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     # OpenLIT 1.45.0 copies Anthropic's input_tokens, which leave the cache out; a failed call's span ends before any
     # attribute is set; its LangGraph spans repeat the usage (and the response id) of the last call below them.
     "openlit.instrumentation.anthropic": Dialect(input_excludes_cache=True, failed_names=(("chat ", CALL),)),
-    "openlit.instrumentation.openai": Dialect(failed_names=(("chat ", CALL),)),
+    # Where a stream ended without usage it counts characters; the cache counts (0 included) are set from a provider's
+    # usage only.
+    "openlit.instrumentation.openai": Dialect(
+        measured_key="gen_ai.usage.cache_read.input_tokens", failed_names=(("chat ", CALL),)
+    ),
     "openlit.instrumentation.langgraph": Dialect(aggregates_count=False),
     # Google ADK 1.14.1: no operation name; thoughts and cached tokens only inside the JSON of the response. ADK 2.13
     # keeps the names and says the operation as well.

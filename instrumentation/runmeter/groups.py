@@ -15,7 +15,7 @@ from runmeter.usage import Usage
 
 UNKNOWN: Final = "unknown"
 CROWD: Final = 48
-"""Groups that may be each other's twin at the same moment. Of more, only those met first are matched with each other."""
+"""Groups that may be each other's twin at the same moment. Of more, only those met first are matched."""
 
 IndexKey = tuple[str, int, int]
 _NO_USAGE: Final = -1

@@ -97,7 +97,8 @@ class Settler:
     def calls(self) -> dict[Key | FrozenKey, Call]:
         """The calls counted, by the span they are known by; frozen ones added up by provider, model, caller and day."""
         found: dict[Key | FrozenKey, Call] = {}
-        found.update(self._frozen)
+        for key, call in self._frozen.items():
+            found[key] = call
         for group in self._groups.values():
             if group.counted is not None:
                 found[group.key] = group.counted
