@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,14 +20,6 @@ DAY = "2026-11-22"
 PROMETHEUS = {"X-Prometheus-Scrape-Timeout-Seconds": "10"}
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunStore]:
-    """A new store of each kind that needs no server; PostgreSQL gives the same answers by the stores' own suite."""
-    opened = open_store("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'runs.db'}")
-    yield opened
-    opened.dispose()
 
 
 def read(scraper: Scraper, **headers: str) -> Samples:
@@ -190,3 +181,23 @@ def test_observed_totals_are_kept_in_the_store(store: RunStore) -> None:
     assert total(read(Scraper(store)), "runmeter_observed_tokens_total") == 400
     store.orphan("source-run")
     assert total(read(Scraper(store)), "runmeter_observed_tokens_total") == 400
+
+
+@pytest.mark.parametrize("sql_url", ["sqlite", "postgresql"], indirect=True)
+def test_observed_totals_are_right_for_labels_granted_elsewhere(
+    sql_url: str, open_stores: Callable[..., RunStore]
+) -> None:
+    """A sidecar that has been scraped before an agent brings a new model shows its active usage under that model, and
+    what it has observed is what was spent, not more."""
+    agent, sidecar = open_stores(sql_url), Scraper(open_stores(sql_url))
+    read(sidecar)
+    writer = Writer(agent, "run", 1)
+    writer.write("gpt-5", 300)
+    found = read(sidecar)
+    models = {
+        dict(labels)["model"]: value for (name, labels), value in found.items() if name == "runmeter_active_tokens"
+    }
+    assert set(models) == {"gpt-5", "other"}
+    assert models["other"] == 0
+    writer.write("gpt-5", 0, final=True, status="success")
+    assert total(read(sidecar), "runmeter_observed_tokens_total") == 400
