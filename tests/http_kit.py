@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPMessage, HTTPResponse
+from io import BufferedReader
 from typing import Any, NamedTuple
 
 from runmeter_exporter.server import Server
@@ -44,6 +45,24 @@ def read_answer(sock: socket.socket, method: str = "GET") -> Answer:
     response = HTTPResponse(sock, method=method)
     response.begin()
     return Answer(response.status, response.headers, response.read())
+
+
+class _Kept(BufferedReader):
+    """Stays open, and keeps what it has read ahead, when a response is done with it."""
+
+    def close(self) -> None:
+        pass
+
+
+def read_answers(sock: socket.socket, number: int) -> list[Answer]:
+    """Several answers that may come in one piece."""
+    stream = _Kept(socket.SocketIO(sock, "r"))
+
+    class Source:
+        def makefile(self, mode: str) -> BufferedReader:
+            return stream
+
+    return [read_answer(Source()) for _ in range(number)]  # type: ignore[arg-type]
 
 
 def request_bytes(
