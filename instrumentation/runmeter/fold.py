@@ -149,7 +149,7 @@ class Fold:
                     self._add(home, reading)
                     return
         self._add(run, reading)
-        if not run.open and run.ended_at is None and run not in self._held:
+        if not run.announced and run not in self._held and (role == Role.AGENT or any(run.settler.totals)):
             self._hold_or_announce(run, reading)
 
     def _add(self, run: RunState, reading: Reading) -> None:

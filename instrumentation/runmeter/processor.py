@@ -35,6 +35,18 @@ SPAN_LIMIT = 65_536
 """Spans open at once; beyond, the oldest is taken for one that nobody will end."""
 
 
+SCOPE_LIMIT = 1024
+MODEL_SCOPES = (
+    "openinference.",
+    "opentelemetry.instrumentation.genai",
+    "opentelemetry.instrumentation.langchain",
+    "opentelemetry.instrumentation.openai",
+    "openlit.",
+    "langsmith",
+)
+"""How the scopes begin of instrumentations that may see a call which another one sees in a trace of its own."""
+
+
 class Scope:
     """What `run()` and `caller()` put into the context: whose run, and who calls. Immutable."""
 
@@ -63,7 +75,8 @@ class Processor(SpanProcessor):
         self._span_limit = span_limit
         self._spans: dict[int, OpenSpan] = {}
         self._inherited: frozenset[int] = frozenset()
-        self._scopes: set[str] = {scope for scope in DIALECTS if scope}
+        self._scopes: dict[str, bool] = dict.fromkeys(DIALECTS, True)
+        """Instrumentation scopes, and whether they make calls or agents."""
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._lock = threading.RLock()
         self._working: int | None = None
@@ -105,7 +118,10 @@ class Processor(SpanProcessor):
                 above.kids += 1
             key = trace_id ^ span_id
             entry = self._spans[key] = OpenSpan(trace, instrumentation, span, above, run, start)
-            if instrumentation in self._scopes:
+            callish = self._scopes.get(instrumentation)
+            if callish is None:
+                callish = self._meet(instrumentation)
+            if callish:
                 entry.callish = True
                 self.fold.callish[key] = entry
             self._stamp(span, run, None if scope is None else scope.caller, start)
@@ -136,8 +152,8 @@ class Processor(SpanProcessor):
                 if entry.start is not None and span.dropped_attributes:
                     attributes = {**entry.start, **attributes}
                 reading = read(ended_span(span, attributes))
-                if reading.role and entry.scope not in self._scopes and len(self._scopes) < 256:
-                    self._scopes.add(entry.scope)
+                if reading.role and not self._scopes.get(entry.scope):
+                    self._scopes[entry.scope] = True
                 self._do(self.fold.count, reading, entry)
             if entry.callish:
                 self.fold.callish.pop(key, None)
@@ -260,6 +276,12 @@ class Processor(SpanProcessor):
                 self._failed("after_fork")
 
     # How.
+
+    def _meet(self, scope: str) -> bool:
+        """A scope is seen for the first time; what it makes is guessed until it has made a call."""
+        if len(self._scopes) >= SCOPE_LIMIT:
+            return False
+        return self._scopes.setdefault(scope, scope.startswith(MODEL_SCOPES))
 
     def _joined(self, context: Context) -> RunState | None:
         run_id = guard.text(baggage.get_baggage(semconv.RUN_ID, context), guard.ID_LIMIT)

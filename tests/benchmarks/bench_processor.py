@@ -21,11 +21,11 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind, use_span
-from runmeter_exporter.recorder import open_recorder
 
 from runmeter.context import run
 from runmeter.counters import Counters
 from runmeter.processor import PROCESSOR
+from runmeter_exporter.recorder import open_recorder
 
 ROUNDS = 30
 SPANS = 500
