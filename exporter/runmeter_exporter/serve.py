@@ -20,7 +20,7 @@ from runmeter_exporter.ingest import Ingest
 from runmeter_exporter.options import Address
 from runmeter_exporter.reaper import Reaper
 from runmeter_exporter.scrape import Scraper
-from runmeter_exporter.server import ListenError, Server
+from runmeter_exporter.server import Server
 from runmeter_exporter.store import StoreError, StoreUnavailable, open_store
 
 logger = logging.getLogger("runmeter.serve")
@@ -67,7 +67,7 @@ def run(config: Config, stop: threading.Event | None = None, say: Callable[[str]
             stopping.wait()
             notify("STOPPING=1")
             say("runmeter: draining")
-    except (ListenError, AccessError, StoreError, ImportError, ValueError) as problem:
+    except (AccessError, StoreError, ImportError, OSError, ValueError) as problem:
         raise click.ClickException(str(problem)) from None
     return 0
 
@@ -87,7 +87,7 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
     say(f"runmeter: store {store.url_for_humans}")
     try:
         store.runs(limit=1)
-    except StoreUnavailable as problem:
+    except (StoreUnavailable, OSError) as problem:
         # It may come up after us. Until then /-/ready says no, agents keep what they have, and spans are refused.
         say(f"runmeter: the store is away, serving without it until it answers ({problem})")
     scraper = Scraper(store)
@@ -118,7 +118,7 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
 
     reaper = Reaper(
         store, lease=config.lease, grace=config.grace, otlp_idle=config.otlp_idle, retain=config.retain,
-        close_otlp=ingest.close_runs, expire=ingest.expire,
+        close_otlp=ingest.close_runs,
     )  # fmt: skip
     reaper.start()
     leaving.callback(reaper.stop)
