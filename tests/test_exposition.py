@@ -34,6 +34,7 @@ FULL = Scrape(
     counts={
         ("ingest_requests", "200"): 9,
         ("ingest_requests", "503"): 1,
+        ("ingest_ignored", "logs"): 3,
         ("ingest_spans", ""): 120,
         ("overflowed", "tags"): 1,
         ("snapshots_dropped", "rejected"): 2,

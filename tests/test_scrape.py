@@ -130,7 +130,6 @@ def test_who_is_no_scraper_sees_numbers_at_once() -> None:
     scraped(scraper)
     store.answer = Scrape(settled={NEW: Usage(70)})
     assert tokens(numbers(scraper.handle({}, {})[1]), "new") == 70
-    assert tokens(numbers(scraper.render()[0]), "new") == 70
     clock.now += 15
     assert tokens(scraped(scraper), "new") == 0
 

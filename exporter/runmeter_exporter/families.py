@@ -46,10 +46,11 @@ REASONS: dict[str, tuple[str, Labels, str]] = {
     ),
     "spans_rejected": (
         "reason",
-        ("malformed", "rejected_value", "runs_over_limit"),
+        ("malformed", "refused", "rejected_value", "runs_over_limit"),
         "Spans, or values in them, that could not be counted.",
     ),
     "ingest_requests": ("code", ("200",), "OTLP requests answered, by HTTP status."),
+    "ingest_ignored": ("signal", ("logs", "metrics"), "OTLP requests of signals that hold no model calls for us."),
     "overflowed": (
         "what",
         ("cells", "tags", "text"),
@@ -57,6 +58,9 @@ REASONS: dict[str, tuple[str, Labels, str]] = {
     ),
 }
 """Families of `Scrape.counts` → label, values shown from the start, help."""
+
+
+_NAMES = {"overflowed": "overflowed_runs", "ingest_ignored": "ingest_ignored_requests"}
 
 
 def families(scrape: Scrape, *, include_active: bool = False) -> list[Metric]:
@@ -129,7 +133,7 @@ def _counted(scrape: Scrape) -> Iterable[Metric]:
     yield _counter("spans_set_aside", "Spans that speak of a call already counted.", ("reason",), _keyed(aside))
     for family, (label, known, documentation) in REASONS.items():
         found = {value: count for (of, value), count in scrape.counts.items() if of == family}
-        name = "overflowed_runs" if family == "overflowed" else family
+        name = _NAMES.get(family, family)
         yield _counter(name, documentation, (label,), _keyed({**dict.fromkeys(known, 0), **found}))
     spans = sum(count for (family, _), count in scrape.counts.items() if family == "ingest_spans")
     yield _counter("ingest_spans", "Spans taken in by OTLP.", (), [((), spans)])

@@ -118,13 +118,6 @@ class Scraper:
             announce=timeout is not None,
         )
 
-    def render(
-        self, include_active: bool = False, accept: str = "", timeout: float = DEFAULT_TIMEOUT
-    ) -> tuple[bytes, str]:
-        """Body, not compressed, and its content type, within `timeout` seconds; for whoever is not a scraper."""
-        headers, page = self._answer(include_active, accept, "", timeout, announce=False)
-        return page, headers["Content-Type"]
-
     def _answer(
         self, include_active: bool, accept: str, accept_encoding: str, timeout: float, *, announce: bool
     ) -> tuple[dict[str, str], bytes]:

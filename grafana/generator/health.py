@@ -97,9 +97,10 @@ def health() -> dict[str, Any]:
             ),
             graph(
                 "Ingest requests by code",
-                "OTLP requests answered; 429 and 503 mean that the queue was full and the sender retries.",
+                "OTLP requests answered; 503 is a full queue or no store: senders retry. Ignored: logs, metrics.",
                 "reqps",
                 (rate("runmeter_ingest_requests_total", "code"), "{{code}}"),
+                (rate("runmeter_ingest_ignored_requests_total", "signal"), "ignored {{signal}}"),
             ),
             graph(
                 "Ingested spans",
