@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -182,6 +183,25 @@ def test_liveness_never_asks_the_store_and_readiness_asks_once_a_second() -> Non
     assert client.get("/-/ready").status_code == 503
     now[0] += 1.0
     assert client.get("/-/ready").status_code == 200
+
+
+def test_probes_do_not_queue_behind_one_that_waits_for_the_store() -> None:
+    """A second readiness probe gets the last known answer while the first still waits."""
+    asked, free = threading.Event(), threading.Event()
+
+    class Hanging(MemoryRunStore):
+        def _reading(self) -> Any:
+            asked.set()
+            free.wait(20)
+            return super()._reading()
+
+    with serving(create_app(Hanging())) as server, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, server, "/-/ready")
+        assert asked.wait(20)
+        assert ask(server, "/-/ready").status == 503
+        free.set()
+        assert first.result().status == 200
+        assert ask(server, "/-/ready").status == 200
 
 
 # Scrape

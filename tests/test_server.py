@@ -221,6 +221,23 @@ def test_more_clients_than_the_limit_wait_their_turn() -> None:
             sock.close()
 
 
+def test_probes_and_scrapes_have_workers_of_their_own() -> None:
+    """When every worker waits for a store that hangs, the process is still seen to live, and scraped."""
+    gate = Gate()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        return gate(environ, start_response) if environ["PATH_INFO"] == "/api/usage" else echo(environ, start_response)
+
+    with serving(app, threads=2) as server, ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(ask, server, "/api/usage") for _ in range(4)]
+        for _ in range(2):
+            assert gate.entered.acquire(timeout=20)
+        for path in ("/-/healthy", "/-/ready", "/metrics", "/metrics?include_active=true"):
+            assert ask(server, path).status == 200
+        gate.open.set()
+        assert [one.result().body for one in waiting] == [b"done"] * 4
+
+
 def test_stop_answers_what_it_accepted() -> None:
     """A request being answered when the server stops gets its whole answer, which says that the connection ends."""
     gate = Gate()

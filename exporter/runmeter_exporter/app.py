@@ -184,15 +184,22 @@ class _Readiness:
         self._ready = False
 
     def check(self) -> bool:
-        with self._lock:
-            if self._clock() - self._asked_at >= READY_FOR:
-                try:
-                    self._store.runs(limit=1)
-                    self._ready = True
-                except Exception:
-                    self._ready = False
-                self._asked_at = self._clock()
-            return self._ready
+        # While one probe waits for the store, the others get the last answer: they must not all wait.
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._clock() - self._asked_at >= READY_FOR:
+                    self._ready = self._ask()
+                    self._asked_at = self._clock()
+            finally:
+                self._lock.release()
+        return self._ready
+
+    def _ask(self) -> bool:
+        try:
+            self._store.runs(limit=1)
+        except Exception:
+            return False
+        return True
 
 
 class _RawTarget:

@@ -13,7 +13,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
@@ -212,6 +212,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         request_timeout: float,
         clock: Callable[[], float],
         on_refused: Callable[[int], None],
+        lanes: Mapping[tuple[str, ...], int],
     ) -> None:
         self.clock = clock
         self.on_refused = on_refused
@@ -223,6 +224,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         self._accept_again = 0.0
         self._full = False
         self._trigger_open = True
+        self._lanes = [(paths, ThreadedTaskDispatcher(), threads) for paths, threads in lanes.items()]
         info = (sock.family, socket.SOCK_STREAM, 0, sock.getsockname())
         super().__init__(app, {}, True, sock, ThreadedTaskDispatcher(), adjustments, info, bind_socket=False)
 
@@ -251,6 +253,29 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
                 self._accept_again = self.clock() + 1.0
                 return None
             raise
+
+    def add_task(self, connection: Connection) -> None:
+        """Give a request to a worker of its lane; called by the connection, also for errors that have no path."""
+        path = getattr(connection.requests[0], "path", "")
+        for paths, workers, _ in self._lanes:
+            if path in paths:
+                workers.add_task(connection)
+                return
+        self.task_dispatcher.add_task(connection)
+
+    def start_workers(self) -> None:
+        """Start the threads that answer."""
+        self.task_dispatcher.set_thread_count(self.adj.threads)
+        for _, workers, threads in self._lanes:
+            workers.set_thread_count(threads)
+
+    def stop_workers(self, timeout: float) -> None:
+        """Tell them to end, and wait for those that are not stuck."""
+        until = self.clock() + timeout
+        for workers in (self.task_dispatcher, *(workers for _, workers, _ in self._lanes)):
+            workers.set_thread_count(0)
+            with workers.lock:
+                workers.thread_exit_cv.wait_for(lambda w=workers: not w.threads, max(0.0, until - self.clock()))
 
     def stop_accepting(self) -> None:
         """Take what the kernel has already accepted for us, then close the listening socket."""

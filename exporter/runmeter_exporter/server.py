@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +26,9 @@ HEADER_LIMIT = 32 * 2**10
 """Bytes of the request line and headers; ids of 256 characters take 3 kB when each is percent-encoded."""
 MEMORY_PER_BODY = 128 * 2**10
 """Bytes of a body kept in memory; more of it waits in a temporary file."""
+LANES: Mapping[tuple[str, ...], int] = {("/-/healthy",): 1, ("/-/ready", "/metrics"): 3}
+"""Threads that answer these paths and nothing else: a store that hangs may hold every other thread until its deadline,
+and must not look like a dead process or a gap in the scrape."""
 
 logger = logging.getLogger("runmeter.http")
 
@@ -37,8 +40,9 @@ class ListenError(OSError):
 class Server:
     """Serves `app` from threads of its own; constructed, it already listens; `start()` begins to answer.
 
-    `threads` requests are answered at once, and `connection_limit` clients may be connected. A client that neither
-    sends nor reads is disconnected after `idle_timeout` seconds, and a request must arrive within `request_timeout`.
+    `threads` requests are answered at once besides those of `lanes`, and `connection_limit` clients may be connected.
+    A client that neither sends nor reads is disconnected after `idle_timeout` seconds, and a request must arrive
+    within `request_timeout`.
     `on_refused(status)` is called for requests that never reach `app` (too large, malformed, too slow).
     """
 
@@ -56,6 +60,7 @@ class Server:
         request_timeout: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
         on_refused: Callable[[int], None] = lambda status: None,
+        lanes: Mapping[tuple[str, ...], int] = LANES,
     ) -> None:
         """Raises `ListenError`. An empty `host`, `0.0.0.0` or `::` is every address of the machine; port 0 any port."""
         self._clock = clock
@@ -81,6 +86,7 @@ class Server:
             request_timeout=request_timeout,
             clock=clock,
             on_refused=on_refused,
+            lanes=lanes,
         )
         self.address: tuple[str, int] = sock.getsockname()[:2]
         """Host and port really listened on."""
@@ -106,7 +112,7 @@ class Server:
         """Begin to answer; returns at once."""
         with self._lock:
             if self._thread is None and not self._closed:
-                self._listener.task_dispatcher.set_thread_count(self._listener.adj.threads)
+                self._listener.start_workers()
                 name = f"runmeter-http-{self.address[1]}"
                 self._thread = threading.Thread(target=self._run, name=name, daemon=True)
                 self._thread.start()
@@ -154,10 +160,7 @@ class Server:
             if self._drained or left <= 0:
                 break
             self._turn(min(0.1, left))
-        workers = listener.task_dispatcher
-        workers.set_thread_count(0)
-        with workers.lock:
-            workers.thread_exit_cv.wait_for(lambda: not workers.threads, max(0.0, min(left, 1.0)))
+        listener.stop_workers(max(0.0, min(left, 1.0)))
         if not self._drained:
             logger.warning("stopped with %d connections not answered in time", len(listener.active_channels))
         for connection in list(listener.active_channels.values()):
