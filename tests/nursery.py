@@ -1,0 +1,58 @@
+"""Forks agents that record until they are killed; 300 of them cost less than ten fresh interpreters.
+
+    python nursery.py DATABASE_URL THROTTLE
+
+Each line on stdin, `RUN_ID THREAD_ID [CALLS]`, forks an agent with a run of its own. stdout has `RUN_ID pid PID`, then
+`RUN_ID ack N` after each call that `record_usage` returned from, `RUN_ID end N` when the run was left.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import sqlalchemy.dialects.postgresql
+import sqlalchemy.dialects.sqlite  # noqa: F401  imported once here rather than in every child
+
+import runmeter
+import runmeter_exporter.recorder  # noqa: F401
+
+
+def say(*words: object) -> None:
+    """One line in one write, so that the lines of many processes never mix."""
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def work(url: str, throttle: float, run_id: str, thread_id: str, calls: int) -> None:
+    """An agent: one run, one call after the other."""
+    handle = runmeter.instrument(database_url=url, throttle=throttle)
+    with runmeter.run(run_id=run_id, thread_id=thread_id):
+        for number in range(1, calls + 1):
+            runmeter.record_usage(provider="openai", model="gpt-5-mini", input_tokens=10, output_tokens=5)
+            say(run_id, "ack", number)
+    handle.shutdown(timeout=30)
+    say(run_id, "end", calls)
+
+
+def main(url: str, throttle: str) -> None:
+    """Fork an agent for each line."""
+    for line in sys.stdin:
+        run_id, thread_id, *calls = line.split()
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                work(url, float(throttle), run_id, thread_id, int(calls[0]) if calls else 10**9)
+                status = 0
+            finally:
+                os._exit(status)
+        say(run_id, "pid", pid)
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
