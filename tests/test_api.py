@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -19,7 +21,7 @@ from runmeter.usage import Usage
 from runmeter_exporter.app import create_app
 from runmeter_exporter.memory import MemoryRunStore
 from runmeter_exporter.run import CellKey
-from runmeter_exporter.store import RunStore
+from runmeter_exporter.store import RunStore, open_store
 
 THREAD_FIELDS = [
     "thread_id", "total_tokens", "total_input_tokens", "total_output_tokens", "total_runs", "by_model", "by_caller",
@@ -36,9 +38,12 @@ RUN_FIELDS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def store() -> RunStore:
-    return MemoryRunStore()
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunStore]:
+    """Every route over a store in memory and one in SQL: what a URL may carry, a database has to take."""
+    store = open_store("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'runs.db'}")
+    yield store
+    store.dispose()
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ class Ingest(Protocol):
     """What /v1/* asks."""
 
     def handle(
-        self, path: str, body: bytes, content_type: str, content_encoding: str
+        self, path: str, body: bytes, content_type: str | None, content_encoding: str | None
     ) -> tuple[int, Mapping[str, str] | Iterable[tuple[str, str]], bytes]:
         """Status, headers and body of the answer."""
 
@@ -105,8 +105,8 @@ def create_otlp_app(
         status, headers, body = ingest.handle(
             request.path,
             request.get_data(cache=False),
-            request.headers.get("Content-Type", ""),
-            request.headers.get("Content-Encoding", ""),
+            request.headers.get("Content-Type"),
+            request.headers.get("Content-Encoding"),
         )
         response = Response(body, status)
         for name, value in headers.items() if isinstance(headers, Mapping) else headers:
