@@ -274,3 +274,18 @@ def test_the_image_runs_as_nobody() -> None:
 def run(module: str, *arguments: str) -> None:
     done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_manifests_set_only_variables_that_serve_reads() -> None:
+    """Each RUNMETER_ variable of the image, compose.yaml and the manifests is one of `serve`'s options."""
+    from runmeter_exporter.cli import cli
+
+    known = set()
+    for option in cli.commands["serve"].params:
+        names = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
+        known |= {name + end for name in names for end in ("", "_FILE")}
+    assert known
+    files = [GRAFANA / "Dockerfile", GRAFANA / "compose.yaml", *(GRAFANA / "kubernetes").glob("*.yaml")]
+    named = {name for file in files for name in re.findall(r"\bRUNMETER_[A-Z_]+", file.read_text("utf-8"))}
+    assert "RUNMETER_ALLOWED_HOST" in named
+    assert named <= known
