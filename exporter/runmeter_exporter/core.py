@@ -126,6 +126,18 @@ class RecorderCore:
 
     # What to write
 
+    def work(self, now: float, *, everything: bool = False) -> tuple[list[Heartbeat], list[RunSnapshot]]:
+        """The next call to the store: heartbeats, or snapshots, or neither.
+
+        The first heartbeat goes before the first snapshot: whoever has written is known to the reaper, so that no run
+        waits for ever for a source that nobody has heard of.
+        """
+        beats = self.heartbeat(now)
+        snapshots = [] if beats else self.take(now, everything=everything)
+        if everything and not beats and not snapshots:
+            beats = self.heartbeat(now, everything=True)
+        return beats, snapshots
+
     def take(self, now: float, *, everything: bool = False) -> list[RunSnapshot]:
         """The snapshots of the runs that are due (or of all that are dirty), for one write."""
         keys = self.throttle.everything(now, self._batch) if everything else self.throttle.due(now, self._batch)
@@ -198,9 +210,11 @@ class RecorderCore:
         return not self._runs and not self._untold
 
     def _heartbeat_due(self) -> float | None:
+        if self._told_at is None:
+            return float("-inf") if self._runs or self._untold else None
         if not self._untold and len(self._runs) == len(self._ended):
             return None
-        return float("-inf") if self._told_at is None else self._told_at + self._heartbeat
+        return self._told_at + self._heartbeat
 
     def _further_sources(self) -> set[str]:
         if not self._reopened:
@@ -223,6 +237,7 @@ class RecorderCore:
         if run_id not in self._open and hash(run_id) not in self._closed:
             return self.source_id
         self._reopened += 1
+        self._told_at = None  # a new source: known before it writes
         return f"{self.source_id}+{self._reopened}"
 
     def _finish(self, run: RunInfo, totals: RunTotals, end: End) -> None:

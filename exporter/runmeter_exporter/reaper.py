@@ -164,9 +164,11 @@ class Reaper:
             self._close(due)
 
     def _patience(self, run: OpenRun) -> float | None:
-        """How long a run may be quiet before it is closed; None: it is its door 1 owner who ends it."""
+        """How long a run may be quiet before it is closed; None: its owner at door 1 ends it."""
         if run.ended:
             return self._grace
+        if run.owner is None and not run.has_otlp:  # only a child wrote, and its heartbeats may be forgotten by now
+            return self._otlp_idle
         if not run.has_otlp or (run.owner is not None and not is_otlp(run.owner)):
             return None
         return self._grace if run.otlp_root_ended else self._otlp_idle

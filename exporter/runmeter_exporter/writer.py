@@ -206,9 +206,8 @@ class Writer:
                 now = self._clock()
                 held = core.throttle.held(now)
                 hurry = bool(self._tickets) and not held
-                snapshots = core.take(now, everything=hurry)
+                beats, snapshots = core.work(now, everything=hurry)
                 self._cool()
-                beats = [] if snapshots else core.heartbeat(now, everything=hurry)
                 more = bool(self._tickets) and not held and len(core.throttle) > 0
             if snapshots:
                 written = self._store_it(lambda store: store.write(snapshots))  # noqa: B023 - called at once
