@@ -118,12 +118,11 @@ _MORE = (
 
 
 def daily(rows: Sequence[Answer], by: Sequence[str]) -> Table:
-    """Settled usage by day, or by whatever was asked for."""
-    columns = list(rows[0]) if rows else list(by)
-    texts = [name for name in columns if name in by or name.startswith("tag.")]
-    numbers = [name for name in columns if name not in texts]
-    return table([*texts, *numbers], [
-        [str(row[name] if row[name] is not None else "") for name in texts]
-        + [money(row[name]) if name == "cost_usd" else row[name] for name in numbers]
+    """Settled usage by day, or by whatever was asked for; JSON and CSV have every counter."""
+    return table((*by, "calls", "input", "output", "tokens", "cost"), [
+        (
+            *(str(row[name]) if row[name] is not None else "" for name in by), row["llm_call_count"],
+            row["total_input_tokens"], row["total_output_tokens"], row["total_tokens"], money(row["cost_usd"]),
+        )
         for row in rows
-    ], len(texts))  # fmt: skip
+    ], len(by))  # fmt: skip
