@@ -191,7 +191,7 @@ class BaseRunStore(ABC):
         return {
             "runs": [answers.run_answer(run) for run in page[:limit]],
             "next_cursor": (
-                answers.encode_cursor((page[limit - 1].started_at, page[limit - 1].run_id))
+                answers.encode_cursor((page[limit - 1].listed_at, page[limit - 1].run_id))
                 if len(page) > limit
                 else None
             ),

@@ -103,13 +103,16 @@ def bound(snapshot: RunSnapshot) -> tuple[RunSnapshot, int]:
             bits |= TAGS_CUT
     if snapshot.usage_by:
         cells: dict[CellKey, Usage] = {}
-        for key, usage in snapshot.usage_by.items():
-            kept = _bound_key(key)
+        as_given = True
+        for key, given in snapshot.usage_by.items():
+            kept, usage = _bound_key(key), _bound_usage(given)
             if kept is not key:
                 bits |= TEXT_CUT
-            usage = _bound_usage(usage)
+            if kept is not key or usage is not given:
+                as_given = False
             cells[kept] = cells[kept] + usage if kept in cells else usage
-        changes["usage_by"] = cells
+        if not as_given:
+            changes["usage_by"] = cells
     if snapshot.set_aside:
         changes["set_aside"] = {
             clean_label(reason): max(0, min(int(count), COUNT_LIMIT)) for reason, count in snapshot.set_aside.items()

@@ -116,6 +116,7 @@ class SqliteDialect:
                 time.sleep(0.01)
         cursor.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
         cursor.execute("PRAGMA cache_size=-16000")
+        cursor.execute("PRAGMA wal_autocheckpoint=4000")  # a checkpoint copies a page once, however often it changed
         cursor.close()
 
     def insert(self, table: Any) -> Any:

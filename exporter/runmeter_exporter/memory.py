@@ -167,9 +167,9 @@ class MemoryRows:
             run
             for run in self._runs.values()
             if all(getattr(run, name) == value for name, value in wanted)
-            and (after is None or (run.started_at, run.run_id) < after)
+            and (after is None or (run.listed_at, run.run_id) < after)
         ]
-        return sorted(found, key=lambda run: (run.started_at, run.run_id), reverse=True)[:limit]
+        return sorted(found, key=lambda run: (run.listed_at, run.run_id), reverse=True)[:limit]
 
     def open_runs(self, thread_ids: Sequence[str] | None = None) -> list[StoredRun]:
         """See Rows."""

@@ -26,7 +26,7 @@ def merge(stored: StoredRun | None, snapshot: RunSnapshot) -> StoredRun:
     snapshot, cut = bound(snapshot)
     source = snapshot.source
     if stored is None:
-        run = StoredRun(run_id=snapshot.run_id, status="running", started_at=snapshot.started_at)
+        run = StoredRun(snapshot.run_id, started_at=snapshot.started_at, listed_at=snapshot.started_at)
         if snapshot.status == "pending" and snapshot.owns:
             run.status = "pending"
     else:
@@ -144,6 +144,7 @@ def _owner_ends(run: StoredRun, snapshot: RunSnapshot) -> None:
 def _end(run: StoredRun, by: str, status: str, stop_reason: str | None, at: int) -> None:
     run.ended_by, run.status, run.stop_reason = by, status, stop_reason
     run.ended_at = max(at, run.started_at)
+    run.updated_at = max(run.updated_at, run.ended_at)
     run.usage_state = "closing" if any(map(is_otlp, run.sources)) else "settled"
 
 

@@ -26,18 +26,18 @@ def run_record(run: StoredRun) -> tuple[Any, ...]:
         run.run_id, run.thread_id, run.service, run.agent, run.user_id, packed_tags(run.tags), run.status,
         run.usage_state, run.owner, run.ended_by, run.trace_id, run.root_span_id, run.started_at, run.updated_at,
         run.ended_at, run.stop_reason, run.first_status, run.counted_status, run.orphanings, run.overflow, run.version,
-        _encode(run.sources), aside, 0 if run.closed else 1,
+        run.listed_at, _encode(run.sources), aside, 0 if run.closed else 1,
     )  # fmt: skip
 
 
 def stored_run(row: Sequence[Any]) -> StoredRun:
     """The run of a row, without its cells."""
-    aside = json.loads(row[22]) if row[22] else ()
+    aside = json.loads(row[23]) if row[23] else ()
     fields: list[Any] = [
         *row[:5],
         json.loads(row[5]) if row[5] else {},
-        *row[6:21],
-        _sources(row[21]),
+        *row[6:22],
+        _sources(row[22]),
         {(source, reason): Aside(spans, settled) for source, reason, spans, settled in aside},
     ]
     return StoredRun(*fields)

@@ -89,7 +89,7 @@ class Rows(Protocol):
         """One run."""
 
     def page_runs(self, which: RunFilter, limit: int, after: tuple[int, str] | None) -> list[StoredRun]:
-        """Newest first by (started_at, run_id), from behind `after`."""
+        """Newest first by (listed_at, run_id), from behind `after`."""
 
     def open_runs(self, thread_ids: Sequence[str] | None = None) -> list[StoredRun]:
         """Runs that are not closed, of these threads or all."""

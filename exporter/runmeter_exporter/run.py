@@ -120,6 +120,9 @@ class StoredRun:
     """What was cut, as bits of `bounds.OVERFLOWS`."""
     version: int = 0
     """Grows with every change."""
+    listed_at: int = 0
+    """Where lists put it: its start as first known. `started_at` may still turn out earlier; this never changes, so
+    that pages are stable."""
     sources: Mapping[str, SourceState] = field(default_factory=dict)
     set_aside: Mapping[tuple[str, str], Aside] = field(default_factory=dict)
     """(source, reason) → spans not counted."""
@@ -132,7 +135,7 @@ class StoredRun:
             self.run_id, self.thread_id, self.service, self.agent, self.user_id, self.tags, self.status,
             self.usage_state, self.owner, self.ended_by, self.trace_id, self.root_span_id, self.started_at,
             self.updated_at, self.ended_at, self.stop_reason, self.first_status, self.counted_status, self.orphanings,
-            self.overflow, self.version, self.sources, self.set_aside, self.cells,
+            self.overflow, self.version, self.listed_at, self.sources, self.set_aside, self.cells,
         )  # fmt: skip
 
     @property

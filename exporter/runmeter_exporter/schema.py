@@ -53,6 +53,7 @@ runs = _table(
     Column("orphanings", Integer, nullable=False),
     Column("overflow", Integer, nullable=False),
     Column("version", BigInteger, nullable=False),
+    Column("listed_at", BigInteger, nullable=False),
     Column("sources", Text, nullable=False),
     Column("set_aside", Text, nullable=False),
     Column("is_open", Integer, nullable=False),
@@ -60,14 +61,14 @@ runs = _table(
 )
 _OPEN, _CLOSED = text("is_open = 1"), text("is_open = 0")
 # Nothing that every progress write changes stands in an index.
-Index("runs_started", runs.c.started_at, runs.c.run_id)
-Index("runs_status", runs.c.status, runs.c.started_at, runs.c.run_id)
+Index("runs_listed", runs.c.listed_at, runs.c.run_id)
+Index("runs_status", runs.c.status, runs.c.listed_at, runs.c.run_id)
 for _name in ("thread_id", "service", "user_id"):
     _some = text(f"{_name} IS NOT NULL")
     Index(
         f"runs_{_name}",
         runs.c[_name],
-        runs.c.started_at,
+        runs.c.listed_at,
         runs.c.run_id,
         sqlite_where=_some,
         postgresql_where=_some,

@@ -76,6 +76,10 @@ class SqlRunStore(BaseRunStore):
         """See RunStore."""
         return self._dialect.url.render_as_string(hide_password=True)
 
+    def forget_grants(self) -> None:
+        """Read the granted labels again: somebody emptied the tables under us."""
+        self._grants = None
+
     def release(self) -> None:
         """See RunStore."""
         self._engine.dispose()

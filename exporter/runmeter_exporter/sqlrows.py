@@ -247,8 +247,8 @@ class SqlRows:
             # Runs that work are few among many; their own index finds them whatever else is asked.
             wanted = wanted.where(_OPEN)
         if after is not None:
-            wanted = wanted.where(tuple_(runs.c.started_at, runs.c.run_id) < tuple_(*after))
-        wanted = wanted.order_by(runs.c.started_at.desc(), runs.c.run_id.desc()).limit(limit)
+            wanted = wanted.where(tuple_(runs.c.listed_at, runs.c.run_id) < tuple_(*after))
+        wanted = wanted.order_by(runs.c.listed_at.desc(), runs.c.run_id.desc()).limit(limit)
         found = {row[0]: stored_run(row) for row in self._connection.execute(wanted)}
         self._fill(found)
         return list(found.values())

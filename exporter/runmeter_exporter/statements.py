@@ -7,6 +7,7 @@ for each row as the database does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, case, delete, func, insert, literal_column, select, text, update
@@ -27,13 +28,12 @@ class Statement:
     def __init__(self, engine: Engine, statement: Any, names: Sequence[str]) -> None:
         compiled = statement.compile(dialect=engine.dialect, column_keys=list(names) if statement.is_dml else None)
         self.text = str(compiled)
-        self._order = [names.index(name) for name in compiled.positiontup]
-        self._as_given = self._order == list(range(len(names)))
+        order = [names.index(name) for name in compiled.positiontup]
+        self._ordered = None if order == list(range(len(names))) else itemgetter(*order)
 
     def many(self, connection: Connection, rows: Iterable[Sequence[Any]]) -> None:
         """Execute it for every row, by the driver's executemany."""
-        order = self._order
-        parameters = list(rows) if self._as_given else [tuple(row[place] for place in order) for row in rows]
+        parameters = list(rows) if self._ordered is None else list(map(self._ordered, rows))
         if parameters:
             connection.exec_driver_sql(self.text, parameters)
 
@@ -112,7 +112,7 @@ class Statements:
         # A run must exist to be locked: this is what it is before the first snapshot is merged, never committed so.
         blank = {
             "tags": "''", "status": "''", "usage_state": "''", "started_at": "0", "updated_at": "0", "orphanings": "0",
-            "overflow": "0", "version": "0", "sources": "''", "set_aside": "''", "is_open": "1",
+            "overflow": "0", "version": "0", "listed_at": "0", "sources": "''", "set_aside": "''", "is_open": "1",
         }  # fmt: skip
         self.runs_made = (
             dialect.insert(runs)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,13 +205,14 @@ def open_store(
     pool_size: int = 5,
     label_limit: int = 100,
     durable: bool = False,
+    clock: Callable[[], int] = time.time_ns,
 ) -> RunStore:
     """The store at a SQLAlchemy URL, at `RUNMETER_DATABASE_URL`, or in the user's state directory.
 
     `sqlite:///FILE`, `postgresql://…` or `memory://`. Nothing is opened before the first call, so an absent database
     is no error here. `deadline`: seconds for one call. `pool_size`: connections held at most. `label_limit`: values a
     Prometheus label may take (fixed when the schema is created). `durable`: SQLite survives a power loss, not only a
-    killed process, for slower writes.
+    killed process, for slower writes. `clock`: nanoseconds since the epoch, for ends that a supervisor decides.
 
     Raises ImportError naming the `pip install` line where the `store` or `postgres` extra is missing, and StoreError
     for a URL of another kind.
@@ -219,11 +221,13 @@ def open_store(
     if url.startswith("memory:"):
         from runmeter_exporter.memory import MemoryRunStore
 
-        return MemoryRunStore(label_limit=label_limit)
+        return MemoryRunStore(label_limit=label_limit, clock=clock)
     try:
         import sqlalchemy  # noqa: F401
     except ImportError as missing:
         raise ImportError('a run store needs SQLAlchemy: pip install "runmeter[store]"') from missing
     from runmeter_exporter.sql import SqlRunStore
 
-    return SqlRunStore(url, deadline=deadline, pool_size=pool_size, label_limit=label_limit, durable=durable)
+    return SqlRunStore(
+        url, deadline=deadline, pool_size=pool_size, label_limit=label_limit, durable=durable, clock=clock
+    )
