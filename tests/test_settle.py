@@ -148,12 +148,12 @@ def gap(one: list[Reading], other: list[Reading]) -> tuple[int, int] | None:
         return None
     if {member.scope for member in one} & {member.scope for member in other}:
         return None
-    (usage, failed, model), (other_usage, other_failed, other_model) = words(one), words(other)
+    (usage, failed, model, place), (other_usage, other_failed, other_model, other_place) = words(one), words(other)
     if (usage and usage[:2]) != (other_usage and other_usage[:2]) or not models_agree(model, other_model):
         return None
     if usage is None and failed != other_failed:
         return None
-    if one[0].resource_key != other[0].resource_key:
+    if place != other_place:
         return None
     times = [
         (min(member.started_at for member in side), max(member.ended_at for member in side)) for side in (one, other)
@@ -163,10 +163,12 @@ def gap(one: list[Reading], other: list[Reading]) -> tuple[int, int] | None:
     return 1, abs(times[0][0] - times[1][0]) + abs(times[0][1] - times[1][1])
 
 
-def words(members: list[Reading]) -> tuple[Usage | None, bool, str | None]:
+def words(members: list[Reading]) -> tuple[Usage | None, bool, str | None, str]:
+    """What the innermost member says."""
     ranked = sorted(members, key=lambda one: (one.started_at, -one.ended_at, one.trace_id, one.span_id), reverse=True)
     best = next((one for one in ranked if one.usage), ranked[0])
-    return best.usage, best.failed, best.model or next((one.model for one in ranked if one.model), None)
+    model = best.model or next((one.model for one in ranked if one.model), None)
+    return best.usage, best.failed, model, best.resource_key
 
 
 def fits(spans: dict[tuple[int, int], Reading], one: set[frozenset[tuple[int, int]]], other: object) -> bool:
@@ -178,7 +180,7 @@ def fits(spans: dict[tuple[int, int], Reading], one: set[frozenset[tuple[int, in
 
 
 def count(members: list[tuple[Reading, list[Reading | None]]]) -> tuple[str, Usage]:
-    usage, failed, _ = words([one for one, _ in members])
+    usage, failed, _, _ = words([one for one, _ in members])
     retries = max(one.retries for one, _ in members)
     caller = max((caller_of(one, above) for one, above in members), key=lambda found: found[1])[0]
     if usage is not None:

@@ -161,6 +161,8 @@ class Dialect(NamedTuple):
     after_the_fact: bool = False
     """Its call spans are made when the call is over, from what a callback is told: the client's span of the same call
     is never below them, and where that one has neither usage nor id only the time says that it is the same."""
+    own_ids: bool = False
+    """Writes response ids of its own making where it passes a provider's answer on."""
     measured_key: str | None = None
     """On a streamed call's span the absence of this key shows that the counts are the library's own estimate."""
     stream_log: bool = False
@@ -211,7 +213,8 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "strands.telemetry.tracer": Dialect(aggregates_count=False),
     # LiteLLM 1.106.2: details only in the repr of its usage object; `raw_gen_ai_request` holds the provider's own
     # answer, and is all that is left where every call writes its attributes on the application's one span around it.
-    "litellm": Dialect(after_the_fact=True, texts=("metadata.usage_object",), names=((RAW_NAME, CALL),)),
+    # Responses get an id that encodes the deployment beside the provider's.
+    "litellm": Dialect(after_the_fact=True, own_ids=True, texts=("metadata.usage_object",), names=((RAW_NAME, CALL),)),
     # LangSmith 0.15: details as JSON.
     "langsmith": Dialect(
         texts=(
@@ -299,3 +302,4 @@ FRAMEWORKS: Final = frozenset(
 """What some libraries write where the provider belongs: their own name. It is no provider, and is left out."""
 
 AFTER_THE_FACT: Final = frozenset(scope for scope, dialect in DIALECTS.items() if dialect.after_the_fact)
+OWN_IDS: Final = frozenset(scope for scope, dialect in DIALECTS.items() if dialect.own_ids)

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from runmeter import semconv
 from runmeter.call import Reading
-from runmeter.dialects import AFTER_THE_FACT, CALL, WEAK
+from runmeter.dialects import AFTER_THE_FACT, CALL, OWN_IDS, WEAK
 from runmeter.usage import Usage
 
 SLACK: Final = 3_000_000
@@ -26,9 +26,11 @@ STREAM_SLACK: Final = 250_000_000
 
 
 def agree(one: Usage | None, other: Usage | None) -> bool:
-    """No contradiction: equal input or equal output, or one does not know. (OpenLLMetry 0.62 adds 1 to the output of a
-    streamed Anthropic answer.)"""
-    return one is None or other is None or one[0] == other[0] or one[1] == other[1]
+    """No contradiction: one does not know, or the input is equal (OpenLLMetry 0.62 adds 1 to the output of a streamed
+    Anthropic answer), or the output is and the inputs differ by what was cached (some leave it out)."""
+    if one is None or other is None or one[0] == other[0]:
+        return True
+    return one[1] == other[1] and abs(one[0] - other[0]) in (one[2] + one[3], other[2] + other[3], one[2], other[2])
 
 
 def models_agree(one: str | None, other: str | None) -> bool:
@@ -88,6 +90,9 @@ def nested(inner: Reading, outer: Reading) -> int:
     if inner.scope == outer.scope:
         return 0
     if inner.usage is not None and outer.usage is not None:
+        if inner.response_id != outer.response_id and inner.response_id and outer.response_id:
+            # Two ids are two calls: the last one of LiteLLM left its attributes on the span around all of them.
+            return SAME if outer.scope in OWN_IDS and inner.usage[:2] == outer.usage[:2] else 0
         return SAME if agree(inner.usage, outer.usage) else 0
     if inner.usage is None:
         if inner.failed and not outer.failed:
