@@ -178,9 +178,12 @@ def _sentence(url: str, error: Exception) -> str:
 
 def top(
     url: str, *, token: str | None = None, interval: float = 2.0, once: bool = False, as_json: bool = False,
-    stop: threading.Event | None = None,
+    stop: threading.Event | None = None, news: Callable[[], Sequence[str]] = tuple,
 ) -> int:  # fmt: skip
-    """Show active runs until `stop` is set or Ctrl-C; with `once`, after two looks `interval` seconds apart."""
+    """Show active runs until `stop` is set or Ctrl-C; with `once`, after two looks `interval` seconds apart.
+
+    `news` gives lines to be said above the table since it was asked last.
+    """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise click.UsageError(f"--url {url!r} is not an http:// or https:// address")
     stop, watch = stop or threading.Event(), Watch(url, token)
@@ -188,9 +191,9 @@ def top(
         if once:
             return _once(watch, interval, as_json, stop)
         if sys.stdout.isatty():
-            _live(watch, url, interval, stop)
+            _live(watch, url, interval, stop, news)
         else:
-            _plain(watch, interval, stop)
+            _plain(watch, interval, stop, news)
     except KeyboardInterrupt:
         pass
     return 0
@@ -210,21 +213,27 @@ def _once(watch: Watch, interval: float, as_json: bool, stop: threading.Event) -
     return 0
 
 
-def _live(watch: Watch, url: str, interval: float, stop: threading.Event) -> None:
+def _live(
+    watch: Watch, url: str, interval: float, stop: threading.Event, news: Callable[[], Sequence[str]]
+) -> None:
     out = tables.console()
     # Refreshed by us, once a look: rich's own refresh thread would cost more than everything else here.
     with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
         while not stop.is_set():
             shown = watch.look()
+            for line in news():
+                live.console.print(line)
             note = watch.problem or f"{url}  every {interval:g}s  Ctrl-C leaves"
             live.update(table(shown, rows=max(1, out.height - 8), note=note), refresh=True)
             stop.wait(interval)
 
 
-def _plain(watch: Watch, interval: float, stop: threading.Event) -> None:
+def _plain(watch: Watch, interval: float, stop: threading.Event, news: Callable[[], Sequence[str]]) -> None:
     """Where there is no terminal: a line a look and a line for each of the ten that burn most."""
     while not stop.is_set():
         shown = watch.look()
+        for new in news():
+            click.echo(new)
         stamp = datetime.now(UTC).strftime("%H:%M:%SZ")
         tokens, rate = sum(x.total_tokens for x in shown), sum(x.tokens_per_second for x in shown)
         text = watch.problem or f"{len(shown)} active, {tokens:,} tokens, {rate:,.0f} tokens/s"

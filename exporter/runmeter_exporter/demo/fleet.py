@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import re
 import signal
 import socket
@@ -70,6 +71,7 @@ class Fleet:
         self.database_url = f"sqlite:///{directory / 'runmeter-demo.sqlite'}"
         self.provider = Provider(numbers=realistic, seconds=seconds).start()
         self.agents: list[Child] = []
+        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.sidecar: Child | None = None
         self.rest = self.otlp = ""
         self._seconds = seconds
@@ -127,17 +129,25 @@ class Fleet:
                 code = child.process.returncode
                 how = f"by signal {-code}" if code < 0 else "by itself" if code == 0 else f"with exit code {code}"
                 if code:
-                    click.echo(f"agent {child.name} (pid {child.process.pid}) ended {how}; the others go on", err=True)
+                    self._news.put(f"agent {child.name} (pid {child.process.pid}) ended {how}; the others go on")
             if not working:
                 stop.set()
                 return
             if self.sidecar is not None and self.sidecar.process.poll() is not None:
-                click.echo("the sidecar ended; starting it again on the same addresses", err=True)
+                self._news.put("the sidecar ended; starting it again on the same addresses")
                 try:
                     self.start_sidecar(_address(self.rest), _address(self.otlp) if self.otlp else None)
                 except click.ClickException as problem:
-                    click.echo(problem.format_message(), err=True)
+                    self._news.put(problem.format_message())
                     stop.set()
+
+    def news(self) -> list[str]:
+        """What `watch` had to tell since it was asked last."""
+        told = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                told.append(self._news.get_nowait())
+        return told
 
     def close(self) -> None:
         """End everything; nothing is left running."""
@@ -177,10 +187,12 @@ def demo(
         watcher = threading.Thread(target=fleet.watch, args=(stop,), name="demo-watch")
         watcher.start()
         try:
-            top(fleet.rest, stop=stop)
+            top(fleet.rest, stop=stop, news=fleet.news)
         finally:
             stop.set()
             watcher.join()
+        for line in fleet.news():
+            click.echo(line)
         done = all(agent.process.poll() == 0 for agent in fleet.agents)
         agreed = not done or _compare(fleet)
         click.echo("ending the agents, then the sidecar")
