@@ -10,7 +10,7 @@ Nothing here raises into the host (rule 8). A wrong argument is left out and sai
 
 from __future__ import annotations
 
-import asyncio
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -80,7 +80,7 @@ class Run:
         if not self._begun_here:
             return
         self._begun_here = False
-        if status not in TERMINAL:
+        if not isinstance(status, str) or status not in TERMINAL:
             shown = guard.text(status, 40)
             once(
                 f"status {shown}",
@@ -221,7 +221,11 @@ def outcome(error: BaseException | None) -> tuple[str, str | None]:
                 return status, reason
     if isinstance(error, TimeoutError):
         return "timeout", reason
-    if isinstance(error, (KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit)):
+    # asyncio takes longer to import than all of this; who has an error of its has imported it.
+    asyncio = sys.modules.get("asyncio")
+    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)) or (
+        asyncio is not None and isinstance(error, asyncio.CancelledError)
+    ):
         return "interrupted", reason
     return "error", reason
 
@@ -230,7 +234,7 @@ def _start(
     processor: Processor, thread_id: object, run_id: object, agent: object, user_id: object, tags: object, status: str
 ) -> Run:
     name = guard.text(agent)
-    if status not in STATUSES[:2]:
+    if not isinstance(status, str) or status not in STATUSES[:2]:
         shown = guard.text(status, 40)
         once(f"start {shown}", "runmeter: a run cannot start as %r, only as pending or running; it is running", shown)
         status = "running"

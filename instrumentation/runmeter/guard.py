@@ -93,7 +93,11 @@ def tags(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
         return {}
     found: dict[str, str] = {}
-    items: list[tuple[Any, Any]] = list(value.items())
+    try:
+        items: list[tuple[Any, Any]] = list(value.items())
+    except Exception:
+        once("tags", "runmeter: tags that cannot be listed were left out")
+        return {}
     for key, content in items[:TAG_LIMIT]:
         name, words = text(key, TAG_SIZE), text(content, TAG_SIZE)
         if name is not None and words is not None:

@@ -6,21 +6,19 @@ import atexit
 import os
 import threading
 from collections.abc import Mapping
-from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from runmeter import semconv
-from runmeter.counters import counters_for
-from runmeter.enable import Coverage, coverage, warn_uncovered
 from runmeter.guard import logger, once
 from runmeter.processor import PROCESSOR, Processor
-from runmeter.providers import find_tracer_provider, make_meter_provider, make_tracer_provider, service_name
-from runmeter.sampling import CountUnsampled, drops
-from runmeter.sampling import count_unsampled as wrap_sampler
 from runmeter.sink import Sink
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+
+    from runmeter.enable import Coverage
 
 PIP_STORE = "pip install 'runmeter[store]'"
 
@@ -128,6 +126,11 @@ def _instrument(
     tracer_provider: TracerProvider | None,
     meter_provider: MeterProvider | None,
 ) -> Handle:
+    # Here and not above, since `import runmeter` must not cost what only this needs.
+    from runmeter.counters import counters_for
+    from runmeter.enable import coverage, warn_uncovered
+    from runmeter.providers import find_tracer_provider, make_meter_provider, make_tracer_provider, service_name
+
     global _leaves
     if not _leaves:
         _leaves = True
@@ -193,11 +196,13 @@ def _attach(provider: Any) -> bool:
 
 
 def _see_all(provider: Any, unsampled: bool) -> None:
+    from runmeter.sampling import CountUnsampled, count_unsampled, drops
+
     sampler = getattr(provider, "sampler", None)
     if sampler is None or isinstance(sampler, CountUnsampled):
         return
     if unsampled:
-        wrap_sampler(provider)
+        count_unsampled(provider)
     elif drops(sampler):
         once(
             "sampler",
@@ -209,6 +214,8 @@ def _see_all(provider: Any, unsampled: bool) -> None:
 
 def _recorder(database_url: str | None, throttle: float, resource: Mapping[str, Any]) -> Any:
     """The sink that writes the store, or None where it is not installed or cannot be had."""
+    from importlib.metadata import entry_points
+
     for point in entry_points(group="runmeter_recorder"):
         try:
             return point.load()(database_url, throttle=throttle, resource=resource)

@@ -1,0 +1,387 @@
+"""`instrument()`: finding or making OpenTelemetry, what it enables and says, how it is left; it never raises."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from provider import Provider
+
+import runmeter
+from runmeter.doctor import environment_report
+from runmeter.enable import CLIENTS, coverage
+from runmeter_exporter import open_store
+
+QUIET = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+
+
+def python(code: str, *arguments: str, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in an interpreter of its own: the OpenTelemetry globals can be set once a process."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.returncode == expect, done.stderr
+    return done
+
+
+RECORD = "runmeter.record_usage(provider='openai', model='gpt-5-mini', input_tokens=10, output_tokens=5)\n"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'runs.db'}"
+
+
+def answers(url: str, thread_id: str) -> dict[str, Any]:
+    store = open_store(url)
+    try:
+        found: dict[str, Any] = store.thread_usage(thread_id, include_active=True)
+        return found
+    finally:
+        store.dispose()
+
+
+def test_a_process_without_opentelemetry(url: str) -> None:
+    """Where the host has no provider one is made, with the environment's service name, and calls reach the store."""
+    code = (
+        "import sys, logging, runmeter; logging.basicConfig(level=logging.INFO)\n"
+        "from opentelemetry import trace\n"
+        "handle = runmeter.instrument(sys.argv[1])\n"
+        "assert runmeter.instrument() is handle\n"
+        "with runmeter.run(thread_id='t', run_id='r'):\n    " + RECORD + ""
+        "print(trace.get_tracer_provider().resource.attributes['service.name'])\n"
+        "print(len([p for p in trace.get_tracer_provider()._active_span_processor._span_processors]))\n"
+    )
+    done = python(code, url, OTEL_SERVICE_NAME="my-agent")
+    assert done.stdout.split() == ["my-agent", "1"]
+    assert done.stderr.count("INFO:runmeter:runmeter: writing to sqlite:///") == 1
+    found = answers(url, "t")
+    assert (found["total_tokens"], found["by_status"]) == (15, {"success": {"tokens": 15, "runs": 1}})
+    store = open_store(url)
+    assert store.run("r")["service"] == "my-agent"  # type: ignore[index]
+    store.dispose()
+
+
+def test_a_host_with_its_own_provider(url: str) -> None:
+    """The host's provider is used, once however often it is instrumented, its exporters see the same spans."""
+    code = """
+import sys, runmeter
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+exporter = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+for _ in range(3):
+    handle = runmeter.instrument(sys.argv[1])
+    handle.shutdown()
+handle = runmeter.instrument(sys.argv[1])
+assert trace.get_tracer_provider() is provider
+with runmeter.run(thread_id="t"):
+    runmeter.record_usage(provider="p", model="m", input_tokens=1, output_tokens=2)
+print(len(provider._active_span_processor._span_processors), [span.name for span in exporter.get_finished_spans()])
+"""
+    done = python(code, url)
+    assert done.stdout.strip() == "2 ['chat m', 'run']"
+    assert answers(url, "t")["total_tokens"] == 3
+
+
+def test_the_disabled_sdk(url: str) -> None:
+    """OTEL_SDK_DISABLED makes everything a harmless no-op: no store, no provider, no calls."""
+    code = (
+        "import sys, runmeter\nfrom opentelemetry import trace\nhandle = runmeter.instrument(sys.argv[1])\n"
+        "with runmeter.run(thread_id='t') as run:\n    " + RECORD + ""
+        "print(handle.active, handle.flush(), handle.shutdown(), run.usage.calls)\n"
+        "print(type(trace.get_tracer_provider()).__name__)\n"
+    )
+    done = python(code, url, OTEL_SDK_DISABLED="true")
+    assert done.stdout.split() == ["False", "True", "True", "0", "ProxyTracerProvider"]
+    assert not Path(url.removeprefix("sqlite:///")).exists()
+
+
+def test_a_real_client_is_enabled_and_counted(url: str) -> None:
+    """The installed instrumentation of the real OpenAI client is switched on; totals equal what the provider says."""
+    code = """
+import sys, logging, runmeter
+logging.basicConfig(level=logging.INFO)
+handle = runmeter.instrument(sys.argv[1])
+print([(row.client.name, row.instrumentation, row.enabled) for row in handle.coverage])
+from openai import OpenAI
+client = OpenAI(base_url=sys.argv[2], api_key="none", max_retries=0)
+ask = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "hello"}]}
+with runmeter.run(thread_id="t") as run:
+    client.chat.completions.create(**ask)
+    stream = client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True})
+    next(iter(stream))
+for chunk in stream:
+    pass
+print(run.usage.total_tokens)
+"""
+    with Provider() as provider:
+        done = python(code, url, provider.openai_url)
+        truth = provider.truth()
+    coverage_line, total = done.stdout.splitlines()
+    assert coverage_line == "[('openai', 'opentelemetry-instrumentation-genai-openai', True)]"
+    assert int(total) == truth["input_tokens"] + truth["output_tokens"]
+    found = answers(url, "t")
+    for key in ("input_tokens", "output_tokens"):
+        assert found[f"total_{key}"] == truth[key]
+    assert found["cache_read_tokens"] == truth["cache_read_tokens"]
+    assert found["llm_call_count"] == truth["calls"] == 2
+
+
+def test_an_uncovered_client_is_warned_about(url: str) -> None:
+    """A client that is imported and that nothing instruments is named, with the line that installs what would."""
+    code = (
+        "import sys, openai, runmeter\nhandle = runmeter.instrument(sys.argv[1], instrumentations=False)\n"
+        "runmeter.instrument()\n"
+    )
+    done = python(code, url)
+    assert done.stderr.count("openai") >= 1
+    assert done.stderr.count("pip install opentelemetry-instrumentation-genai-openai") == 1
+
+
+def test_two_vendors_are_not_both_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two instrumentations of one client the first that works is on, the other is named and stays off."""
+    from runmeter import enable
+
+    class Found:
+        def __init__(self, name: str) -> None:
+            self.metadata = {"Name": name}
+            self.version = "1"
+
+    on: list[str] = []
+    monkeypatch.setattr(enable, "_installed", Found)
+    monkeypatch.setattr(enable, "_is_on", lambda found: found.metadata["Name"] in on)
+    monkeypatch.setattr(enable, "version", lambda name: "3.0")
+    broken = CLIENTS[0].instrumentations[0]
+
+    def switch_on(found: Any, provider: object) -> bool:
+        if found.metadata["Name"] == broken:
+            return False
+        on.append(found.metadata["Name"])
+        return True
+
+    monkeypatch.setattr(enable, "_switch_on", switch_on)
+    row = enable._cover(CLIENTS[0], True, None)
+    assert row is not None
+    assert (row.instrumentation, row.enabled) == (CLIENTS[0].instrumentations[1], True)
+    assert row.others == (broken, CLIENTS[0].instrumentations[2])
+    assert on == [CLIENTS[0].instrumentations[1]]
+    again = enable._cover(CLIENTS[0], True, None)
+    assert again is not None
+    assert again.instrumentation == CLIENTS[0].instrumentations[1]
+    assert len(on) == 1
+
+
+def test_a_client_that_traces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anthropic's SDK makes its own spans from version 2 on: nothing is switched on beside it."""
+    from runmeter import enable
+
+    monkeypatch.setattr(enable, "version", lambda name: "2.12.0")
+    anthropic = next(client for client in CLIENTS if client.name == "anthropic")
+    row = enable._cover(anthropic, True, None)
+    assert row is not None
+    assert (row.instrumentation, row.enabled) == ("itself", True)
+
+
+def test_the_hosts_counters(url: str) -> None:
+    """Counters appear in the host's own Prometheus registry, also when it sets its MeterProvider afterwards."""
+    code = """
+import sys, runmeter
+runmeter.instrument(sys.argv[1])
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+metrics.set_meter_provider(MeterProvider([PrometheusMetricReader()]))
+runmeter.record_usage(provider="openai", model="gpt-5-mini", input_tokens=10, output_tokens=5)
+from prometheus_client import generate_latest
+print("\\n".join(line for line in generate_latest().decode().splitlines() if "tokens_total{" in line))
+"""
+    shown = python(code, url).stdout.splitlines()
+    assert [line.rpartition(" ")[2] for line in shown] == ["10.0", "5.0", "0.0", "0.0", "0.0"]
+    assert all('gen_ai_response_model="gpt-5-mini"' in line for line in shown)
+
+
+def test_a_sampling_host_is_warned_once(url: str) -> None:
+    """A host that samples is told that calls go missing; with count_unsampled they do not."""
+    code = """
+import sys, runmeter
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_OFF))
+tracer = trace.get_tracer("opentelemetry.instrumentation.genai.openai")
+runmeter.instrument(sys.argv[1], count_unsampled=sys.argv[2] == "yes")
+for _ in range(2):
+    with runmeter.run(thread_id="t"):
+        tracer.start_span("chat m", attributes={"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": 7}).end()
+"""
+    assert python(code, url, "no").stderr.count("count_unsampled=True") == 2  # the sampler, and a run's dropped span
+    assert answers(url, "t")["total_tokens"] == 0
+    assert "count_unsampled" not in python(code, url, "yes").stderr
+    assert answers(url, "t")["total_tokens"] == 14
+
+
+def test_a_store_that_cannot_be_had() -> None:
+    """An impossible URL is said in one line; calls are still counted, and nothing raises."""
+    code = "import sys, runmeter\nhandle = runmeter.instrument(sys.argv[1])\nwith runmeter.run() as run:\n    " + RECORD
+    done = python(code + "print(run.usage.calls)", "nonsense://nowhere")
+    assert done.stdout.strip() == "1"
+    assert "Traceback" not in done.stderr
+
+
+LEAVING = """
+import sys, threading, runmeter
+runmeter.instrument(sys.argv[1], throttle=60.0)
+with runmeter.run(run_id="inside", thread_id="t"):
+    runmeter.record_usage(provider="p", model="m", input_tokens=10, output_tokens=5)
+    runmeter.record_usage(provider="p", model="m", input_tokens=10, output_tokens=5)
+    {leave}
+"""
+
+
+@pytest.mark.parametrize(
+    ("leave", "code", "status", "reason"),
+    [
+        ("pass", 0, "success", None),
+        ("sys.exit(0)", 0, "success", None),
+        ("sys.exit(7)", 7, "interrupted", "SystemExit"),
+        ("raise ValueError('x')", 1, "error", "ValueError"),
+        ("raise KeyboardInterrupt", -signal.SIGINT, "interrupted", "KeyboardInterrupt"),
+    ],
+)
+def test_leaving_writes_the_last_snapshot(url: str, leave: str, code: int, status: str, reason: str | None) -> None:
+    """However a process is left, its final snapshot is written, and its exit code is what it would have been."""
+    python(LEAVING.format(leave=leave), url, expect=code)
+    store = open_store(url)
+    run = store.run("inside")
+    store.dispose()
+    assert run is not None
+    assert (run["total_tokens"], run["status"], run["stop_reason"]) == (30, status, reason)
+
+
+def test_a_run_nobody_ends(url: str) -> None:
+    """A run still open when the process leaves is interrupted, with all that had settled, and the exit code is kept."""
+    code = (
+        "import sys, runmeter\nrunmeter.instrument(sys.argv[1], throttle=60.0)\n"
+        "run = runmeter.start_run(run_id='open', thread_id='t')\n"
+        "with run.activate():\n    " + RECORD + "sys.exit(5)\n"
+    )
+    python(code, url, expect=5)
+    store = open_store(url)
+    run = store.run("open")
+    store.dispose()
+    assert run is not None
+    assert (run["total_tokens"], run["status"], run["stop_reason"]) == (15, "interrupted", "exit")
+
+
+def test_signal_handlers_are_untouched(url: str) -> None:
+    """No signal handler is set or replaced."""
+    code = (
+        "import sys, signal, runmeter\n"
+        "names = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]\n"
+        "before = [signal.getsignal(s) for s in names]\n"
+        "handle = runmeter.instrument(sys.argv[1])\nwith runmeter.run():\n    " + RECORD + "handle.shutdown()\n"
+        "print(before == [signal.getsignal(s) for s in names])\n"
+    )
+    assert python(code, url).stdout.strip() == "True"
+
+
+class Thrower:
+    """A value whose every conversion raises."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+    def __int__(self) -> int:
+        raise RuntimeError("no number")
+
+    __float__ = __int__  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("equal to nothing")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+ODD: list[Any] = [
+    None, "", "x", "a\0b", "\ud800", "x" * 100_000, b"bytes", 0, 1, -1, 2**63, 2**200, 1.5, math.nan, math.inf, True,
+    [], {}, {"a": 1}, {1: Thrower()}, object(), Thrower(), ValueError("x"), "subagent:x", "success",
+]  # fmt: skip
+
+
+def test_the_public_api_never_raises(url: str) -> None:
+    """10,000 calls with wrong types, throwing values, huge ones and NaN from many threads raise nothing."""
+    handle = runmeter.instrument(url, throttle=0.2)
+    raised: list[BaseException] = []
+
+    def attack(seed: int) -> None:
+        odd = random.Random(seed)
+        pick = lambda: odd.choice(ODD)  # noqa: E731
+        names = ("thread_id", "run_id", "agent", "user_id", "tags")
+        counts = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens",
+                  "messages", "cost_usd", "provider", "model", "call_id", "run_id", "caller", "failed")  # fmt: skip
+        try:
+            for _ in range(250):
+                with runmeter.run(**{name: pick() for name in odd.sample(names, 3)}) as run:
+                    with runmeter.caller(pick()):
+                        runmeter.record_usage(**{name: pick() for name in odd.sample(counts, 6)})
+                    repr(run)
+                begun = runmeter.start_run(status=pick(), **{name: pick() for name in odd.sample(names, 2)})
+                begun.running()
+                with begun.activate():
+                    runmeter.record_usage(**{name: pick() for name in odd.sample(counts, 6)})
+                begun.end(pick(), pick())
+                handle.flush(odd.choice([0, -1, math.nan, "x", None, Thrower()]))  # type: ignore[arg-type]
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=attack, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert raised == []
+    for odd in (Thrower(), math.nan, -1, "x"):
+        assert runmeter.instrument(odd, odd) is handle  # type: ignore[arg-type]
+    assert handle.shutdown(5.0)
+    store = open_store(url)
+    assert store.verify() == []
+    store.dispose()
+
+
+def test_instrument_with_nonsense() -> None:
+    """Nonsense for arguments is a warning and a handle, never an exception."""
+    for arguments in ({"database_url": 5}, {"throttle": "often"}, {"tracer_provider": object()}):
+        code = f"import runmeter\nhandle = runmeter.instrument(**eval({json.dumps(repr(arguments))}))\n"
+        done = python(code.replace("<object", "'<object").replace(">}", ">'}") + RECORD + "print('alive')")
+        assert done.stdout.strip() == "alive"
+        assert "Traceback" not in done.stderr
+
+
+def test_the_doctors_report() -> None:
+    """The report names what is installed, what instruments it, and the line that adds what is missing."""
+    rows = {row.subject: row for row in environment_report()}
+    assert rows["openai"].state == "ok"
+    assert "opentelemetry-instrumentation-genai-openai" in rows["openai"].detail
+    assert rows["store"].state == "ok"
+    assert rows["python"].version == ".".join(map(str, sys.version_info[:3]))
+    assert json.dumps([row.as_dict() for row in rows.values()])
+    assert {row.client.name for row in coverage()} <= set(rows)
