@@ -11,6 +11,9 @@ import pytest
 from http_kit import ask, send, serving
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SpanExportResult
 
 from runmeter_exporter.access import Access, AccessError, Token, hostname, is_loopback, require_token
 from runmeter_exporter.app import create_otlp_app
@@ -312,3 +315,19 @@ def test_the_token_guards_all_but_the_probes(caplog: pytest.LogCaptureFixture) -
         assert ask(server, "/-/ready", headers={"Host": "evil.example"}).status == 200
     assert "s3cret" not in caplog.text
     assert "wrong" not in caplog.text
+
+
+def test_the_token_goes_through_the_exporters_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenTelemetry's exporter shows it from OTEL_EXPORTER_OTLP_HEADERS; without it nothing is taken, nor retried."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    with provider.get_tracer("tests").start_as_current_span("work") as span:
+        pass
+    with serving(create_otlp_app(Accepting(), ingest_token="s3cret")) as server:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url)
+        results = []
+        for headers in ("", "Authorization=Bearer%20wrong", "Authorization=Bearer%20s3cret"):
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+            exporter = OTLPSpanExporter()
+            results.append(exporter.export([span]))  # type: ignore[list-item]
+            exporter.shutdown()
+    assert results == [SpanExportResult.FAILURE, SpanExportResult.FAILURE, SpanExportResult.SUCCESS]
