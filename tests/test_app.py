@@ -298,6 +298,23 @@ def test_an_ingest_that_fails_harms_no_other_request(caplog: pytest.LogCaptureFi
         assert ask(server, "/v1/traces", "POST", body=b"fine").status == 200
 
 
+def test_what_never_reaches_the_ingest_is_counted_once() -> None:
+    """By the application or by the server before it; what the ingest answers itself, it counts itself."""
+    refused: list[int] = []
+    app = create_otlp_app(Recording((400, {}, b"")), ingest_token="t", body_limit=100, on_refused=refused.append)
+    with serving(app, body_limit=1000, on_refused=refused.append) as server:
+        shown = {"Authorization": "Bearer t"}
+        assert ask(server, "/v1/traces", "POST", shown, b"bad").status == 400
+        assert ask(server, "/-/healthy").status == 200
+        assert refused == []
+        assert ask(server, "/v1/traces", "POST", body=b"x").status == 401
+        assert ask(server, "/v1/traces", "POST", shown, b"x" * 101).status == 413
+        assert ask(server, "/v1/traces", "POST", shown, b"x" * 1001).status == 413
+        assert ask(server, "/v1/traces", "POST", shown | {"Host": "evil.example"}, b"x").status == 421
+        assert ask(server, "/v1/nothing", "POST", shown, b"x").status == 404
+    assert refused == [401, 413, 413, 421, 404]
+
+
 def test_reading_goes_on_while_the_ingest_is_busy() -> None:
     """Every worker of the ingest waits for its store, and the other listener answers."""
     free = threading.Event()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 
 from runmeter_exporter import api, openapi, page, problems
 from runmeter_exporter.access import Access, Token
@@ -97,8 +97,13 @@ def create_otlp_app(
     ingest_token: Token | str | None = None,
     allowed_hosts: Iterable[str] = (),
     body_limit: int = BODY_LIMIT,
+    on_refused: Callable[[int], None] = lambda status: None,
 ) -> Flask:
-    """POST /v1/traces, /v1/metrics and /v1/logs; served apart from the rest, so that neither starves the other."""
+    """POST /v1/traces, /v1/metrics and /v1/logs; served apart from the rest, so that neither starves the other.
+
+    `on_refused(status)` is called for requests that end before the ingest has answered them, so that they are counted
+    as the ingest counts its own (`Server` has the same for those that end before this application).
+    """
     app = _app(Access(ingest_token, allowed_hosts), body_limit)
 
     def receive() -> Response:
@@ -108,9 +113,16 @@ def create_otlp_app(
             request.headers.get("Content-Type"),
             request.headers.get("Content-Encoding"),
         )
+        g.answered = True
         response = Response(body, status)
         for name, value in headers.items() if isinstance(headers, Mapping) else headers:
             response.headers[name] = value
+        return response
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        if request.endpoint not in _PROBES and not g.get("answered"):
+            on_refused(response.status_code)
         return response
 
     for signal in ("traces", "metrics", "logs"):
