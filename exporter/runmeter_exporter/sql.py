@@ -189,8 +189,8 @@ class SqlRunStore(BaseRunStore):
         return StoreError(f"{where}: {said}")
 
     def _connect(self, dialect: Any, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
-        call: Call = self._calls.current
-        seconds = max(call.due - time.monotonic(), 0.001)
+        call: Call | None = getattr(self._calls, "current", None)
+        seconds = self._deadline if call is None else max(call.due - time.monotonic(), 0.001)
         return bounded(
             lambda: dialect.loaded_dbapi.connect(*arguments, **parameters), seconds, lambda late: late.close()
         )
