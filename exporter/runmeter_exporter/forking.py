@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakSet
 
 HOLD_STILL = 0.5
@@ -15,7 +15,7 @@ HOLD_STILL = 0.5
 class Forkable(Protocol):
     """What a recorder does around a fork."""
 
-    def hold_still(self, timeout: float) -> bool: ...
+    def hold_still(self, timeout: float) -> None: ...
     def go_on(self) -> None: ...
     def after_fork(self) -> None: ...
     def flush(self, timeout: float = ...) -> bool: ...
@@ -47,20 +47,33 @@ def leave_with_multiprocessing(recorder: Forkable) -> None:
     """In a `multiprocessing` child: write at its end, since it leaves by `os._exit` and never runs `atexit`."""
     util, process = sys.modules.get("multiprocessing.util"), sys.modules.get("multiprocessing.process")
     if util is not None and process is not None and process.parent_process() is not None:
-        util.Finalize(None, _leave, args=(recorder,), exitpriority=-1000)
+        util.Finalize(None, _leave_child, args=(recorder,), exitpriority=-1000)
 
 
-def _leave(recorder: Forkable) -> None:
-    # Other threads are only joined after this; what they still do is then the writer thread's, as long as it lives.
+def leave(recorder: Forkable) -> None:
+    """Write what there is and stop; the processor first, since it may still hold calls back for a moment."""
+    for leaving in filter(None, (_handle(), recorder)):
+        leaving.shutdown()
+
+
+def _leave_child(recorder: Forkable) -> None:
     here = (threading.current_thread(), threading.main_thread())
     if any(not thread.daemon and thread not in here for thread in threading.enumerate()):
-        recorder.flush()
+        # They are only joined after this: what they still do is written as it comes, by a writer that goes on.
+        (_handle() or recorder).flush()
     else:
-        recorder.shutdown()
+        leave(recorder)
+
+
+def _handle() -> Any:
+    """What `runmeter.instrument()` returned in this process, if it was called."""
+    return getattr(sys.modules.get("runmeter.handle"), "_active", None)
 
 
 def _before() -> None:
-    _still[:] = [recorder for recorder in tuple(_recorders) if recorder.hold_still(HOLD_STILL)]
+    for recorder in tuple(_recorders):
+        _still.append(recorder)
+        recorder.hold_still(HOLD_STILL)
 
 
 def _after_in_parent() -> None:

@@ -26,7 +26,7 @@ from runmeter_exporter.core import HEARTBEAT, MAX_RUNS, RecorderCore
 from runmeter_exporter.prices import PriceBook
 from runmeter_exporter.store import DEADLINE, RunStore, default_url, open_store
 from runmeter_exporter.totals import End
-from runmeter_exporter.writer import Writer
+from runmeter_exporter.writer import IMPORT_WITHIN, Writer
 
 LEAVE_WITHIN = 2.0
 """Seconds that leaving waits for the store."""
@@ -119,11 +119,16 @@ class Recorder:
         return bool(self._left) if self._closed else self._writer.wait(timeout, patient=True)
 
     def shutdown(self, timeout: float = LEAVE_WITHIN) -> bool:
-        """End what still runs as interrupted, write everything, stop. What cannot be written is said on stderr."""
+        """End what still runs as interrupted, write everything, stop. What cannot be written is said on stderr.
+
+        `timeout` is for the store; that a process which has just begun is still importing is not the store's doing.
+        """
         if self._left is None:
             self._left = False
-            writer, started = self._writer, time.monotonic()
+            writer = self._writer
             if not writer.idle:
+                writer.ready(IMPORT_WITHIN)
+                started = time.monotonic()
                 writer.put_now(writer.core.leave, self._wall())
                 self._left = writer.wait(timeout, patient=True)
                 self._closed = True
@@ -132,7 +137,6 @@ class Recorder:
                     self._say_unwritten(timeout)
             else:
                 self._closed = self._left = True
-            atexit.unregister(self.shutdown)
         return self._left
 
     def after_fork(self) -> None:
@@ -141,12 +145,12 @@ class Recorder:
             self._writer.disown()
             self._renew(forked=True)
 
-    def hold_still(self, timeout: float) -> bool:
-        """Before a fork; False when the store did not let go in time."""
-        return self._writer.hold_still(timeout)
+    def hold_still(self, timeout: float) -> None:
+        """Before a fork; waits at most `timeout` seconds for the store."""
+        self._writer.hold_still(timeout)
 
     def go_on(self) -> None:
-        """After a fork, in the parent, when `hold_still` was true."""
+        """After a fork, in the parent."""
         self._writer.go_on()
 
     def _put(self, run: RunInfo, what: Callable[..., None], *args: Any) -> None:
@@ -190,7 +194,7 @@ def open_recorder(database_url: str | None, *, throttle: float, resource: Mappin
         service=str(service) if service else None,
         url_for_humans=without_password(url),
     )
-    atexit.register(recorder.shutdown)
+    atexit.register(forking.leave, recorder)
     return recorder
 
 

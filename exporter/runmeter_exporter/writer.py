@@ -28,6 +28,8 @@ FIRST_RETRY, LAST_RETRY = 0.1, 3.0
 """Seconds between attempts: doubling, with jitter, so that a fleet does not come back all at once."""
 HURRIED_RETRY = 0.1
 """Seconds between attempts while somebody waits."""
+IMPORT_WITHIN = 10.0
+"""Seconds that importing a database library may take on a very busy machine."""
 
 
 class _Ticket:
@@ -66,11 +68,14 @@ class Writer:
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._hot: set[RunInfo] = set()  # runs that the writer will look at by itself: more of them needs no waking
         self._folding = threading.Lock()  # guards the core; held for arithmetic only
+        self._opening = threading.Lock()  # held while importing what the store needs
         self._storing = threading.Lock()  # held while talking to the store
+        self._opened = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._store: RunStore | None = None
         self._used_at: float | None = None
+        self._held: list[threading.Lock] = []
         self._tickets: list[_Ticket] = []
         self._failures = 0
         self._failing_since: float | None = None
@@ -140,16 +145,30 @@ class Writer:
             self._drain()
             return self.core.unwritten()
 
-    def hold_still(self, timeout: float) -> bool:
-        """Before a fork: nothing in the middle of a transaction, no connection that two processes would share."""
-        still = self._storing.acquire(timeout=timeout)
-        if still and self._store is not None:
+    def ready(self, timeout: float) -> bool:
+        """Wait until the store's libraries are imported; True at once where nothing needs them."""
+        return self._thread is None or self._opened.wait(timeout)
+
+    def hold_still(self, timeout: float) -> None:
+        """Before a fork: nothing in the middle of an import or a transaction, no connection that two would share.
+
+        A store that does not answer is waited for `timeout` seconds; an import, which a child could never finish and
+        would wait for for ever, as long as it takes.
+        """
+        for lock, patience in (
+            (self._opening, IMPORT_WITHIN),
+            (self._folding, IMPORT_WITHIN),
+            (self._storing, timeout),
+        ):
+            if lock.acquire(timeout=patience):
+                self._held.append(lock)
+        if self._storing in self._held and self._store is not None:
             self._quietly(self._store.release)
-        return still
 
     def go_on(self) -> None:
-        """After a fork, in the parent, when `hold_still` was true."""
-        self._storing.release()
+        """After a fork, in the parent."""
+        while self._held:
+            self._held.pop().release()
 
     def disown(self) -> None:
         """After a fork, in the child: this is the parent's."""
@@ -265,9 +284,13 @@ class Writer:
 
     def _store_it(self, what: Callable[[RunStore], object]) -> bool:
         try:
+            if self._store is None:
+                with self._opening:
+                    try:
+                        self._store = self._open()
+                    finally:
+                        self._opened.set()
             with self._storing:
-                if self._store is None:
-                    self._store = self._open()
                 what(self._store)
         except Exception as error:
             self._used_at = self._clock()
