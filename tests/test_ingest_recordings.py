@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import random
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import pytest
 from otlp_files import Recording, recordings
 from otlp_requests import Answers, answers_after, apart, difference, post, usage_of
+from test_otlp import as_json
 from test_recordings import CANNOT, wrong
 
 from runmeter.usage import Usage
+from runmeter_exporter.app import create_otlp_app
 from runmeter_exporter.ingest import Ingest
+from runmeter_exporter.otlp import JSON, PROTOBUF
+from runmeter_exporter.server import Server
 from runmeter_exporter.store import RunStore
 
 CASES = {recording.name: recording for recording in recordings()}
@@ -73,6 +82,33 @@ def test_a_recording_however_it_arrives(name: str, open_stores: Open, ingest_of:
 
         judge(recording, answers_after(store, requests, send), how)
         assert store.verify() == []
+
+
+def test_every_recording_over_http(open_stores: Open, sqlite_url: str, ingest_of: Callable[[RunStore], Ingest]) -> None:
+    """Posted to a running server over one connection, as protobuf and as JSON, gzipped, deflated and as they are."""
+    store = open_stores(sqlite_url)
+    ingest = ingest_of(store)
+    server = Server(create_otlp_app(ingest, allowed_hosts=("127.0.0.1",)), "127.0.0.1", 0)
+    server.start()
+    encode = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}
+    ways = itertools.cycle(itertools.product((PROTOBUF, JSON), encode))
+    connection = HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+    for recording, (content_type, encoding) in zip(CASES.values(), ways, strict=False):
+
+        def send(_: int, request: bytes, content_type: str = content_type, encoding: str = encoding) -> Ingest:
+            body = encode[encoding](as_json(request) if content_type == JSON else request)
+            headers = {"Content-Type": content_type, "Content-Encoding": encoding}
+            connection.request("POST", "/v1/traces", body, headers)
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["Content-Type"]) == (200, content_type)
+            assert answer.read() == (b"{}" if content_type == JSON else b"")
+            return ingest
+
+        answers = answers_after(store, [recording.path.read_bytes()], send)
+        judge(recording, answers, f"{content_type}, {encoding}")
+    connection.close()
+    server.stop()
+    assert store.verify() == []
 
 
 def test_every_recording_with_a_restart_between_any_two_requests(
