@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -54,6 +55,17 @@ def leave(recorder: Forkable) -> None:
     """Write what there is and stop; the processor first, since it may still hold calls back for a moment."""
     for leaving in filter(None, (_handle(), recorder)):
         leaving.shutdown()
+    _still_interrupted()
+
+
+def _still_interrupted() -> None:
+    # A Python that ends by Ctrl-C dies of SIGINT, so that its shell knows. CPython forgets that it should when any
+    # thread evaluates source text meanwhile, as importing a database library does (`run_eval_code_obj` resets
+    # `unhandled_keyboard_interrupt`); evaluating this reminds it.
+    interactive = hasattr(sys, "ps1") or sys.flags.interactive or "IPython" in sys.modules
+    if getattr(sys, "last_type", None) is KeyboardInterrupt and not interactive:
+        with suppress(KeyboardInterrupt):
+            exec("raise KeyboardInterrupt")
 
 
 def _leave_child(recorder: Forkable) -> None:
