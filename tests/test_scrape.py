@@ -238,6 +238,24 @@ def test_a_store_that_hangs_costs_the_deadline_and_not_the_answer() -> None:
     assert tokens(scraped(scraper), "old") == 600
 
 
+def test_a_process_out_of_threads_shows_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started the last known totals are served, and the next scrape reads again."""
+    store = Store(Scrape(settled={OLD: Usage(500)}))
+    scraper = Scraper(store)
+    scraped(scraper)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        found = scraped(scraper)
+    assert (found["runmeter_store_up",], tokens(found, "old")) == (0, 500)
+    store.answer = Scrape(settled={OLD: Usage(501)})
+    found = scraped(scraper)
+    assert (found["runmeter_store_up",], tokens(found, "old")) == (1, 501)
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [("10", 10), ("2.5", 2.5), ("1e9", LONGEST_TIMEOUT), ("0", None), ("-3", None), ("nan", None), ("inf", None),

@@ -152,10 +152,17 @@ class Scraper:
         with self._lock:
             flight = self._flights.get(include_active)
             if flight is None:
-                flight = self._flights[include_active] = _Flight(self._clock())
-                threading.Thread(
+                flight = _Flight(self._clock())
+                reader = threading.Thread(
                     target=self._read, args=(include_active, flight), name="runmeter-scrape", daemon=True
-                ).start()
+                )
+                try:
+                    reader.start()
+                except RuntimeError as error:  # no thread to be had: this scrape shows what is known, the next tries
+                    logger.warning("no thread to read the store in: %s", error)
+                    flight.done.set()
+                else:
+                    self._flights[include_active] = flight
             return flight
 
     def _read(self, include_active: bool, flight: _Flight) -> None:

@@ -12,7 +12,6 @@ def live_runs() -> dict[str, Any]:
     observed, cost = "runmeter_observed_tokens_total", "runmeter_observed_cost_usd_total"
     set_aside, calls = "runmeter_spans_set_aside_total", "runmeter_llm_calls_total"
     run_tokens = gauge("runmeter_active_run_tokens")
-    hidden = ("Time", "thread_id")
     return dashboard(
         "runmeter-live",
         "runmeter / Live runs",
@@ -88,7 +87,7 @@ def live_runs() -> dict[str, Any]:
                 "Largest running runs",
                 "The active runs with most tokens; `other` is the sum of those beyond the largest 100.",
                 "run_id",
-                hidden,
+                ("Time",),
                 {
                     "A": (f"topk(25, sum by (run_id, thread_id) ({run_tokens}))", "Tokens", "short"),
                     "B": (f"sum by (run_id) ({gauge('runmeter_active_run_cost_usd')})", "Cost", MONEY),
