@@ -1,0 +1,7 @@
+"""Hooks: one small file per framework whose own signal is better than its spans.
+
+Each has `install()`, `uninstall()` and a pure `usage_from`. `install()` imports the framework; where that is missing
+it says which `pip install` line brings it and does nothing (rule 8). What a hook reports becomes a span of ours over
+the time of the call, so a hook and an instrumentation that see the same call are joined by what joins any two spans:
+the provider's response id, or the same numbers inside the same time.
+"""

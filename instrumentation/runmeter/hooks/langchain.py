@@ -1,0 +1,181 @@
+"""LangChain and LangGraph: usage from the callbacks that every chat model of theirs makes.
+
+`install()` covers the whole process; `UsageCallbackHandler()` among the callbacks of one invocation covers that one.
+Both at once count a call once. Callers come from tags: `lead_agent`, `subagent:<name>`, `middleware:<name>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+from runmeter.guard import harmless
+from runmeter.hooks.report import Memory, Told, field, first, missing, now, number, report
+
+PIP = "pip install langchain-core"
+_KINDS = ("subagent:", "middleware:")
+_CALLS = Memory()
+"""One for all handlers, so that two of them on one call count it once."""
+_installed = False
+_registered = False
+
+
+def usage_from(result: Any) -> Told:
+    """What an `LLMResult` says of its call. LangChain's `usage_metadata` is inclusive; older models only fill
+    `llm_output["token_usage"]`, as OpenAI words it."""
+    messages = [field(one, "message") for many in field(result, "generations") or () for one in many]
+    message = first(*[m for m in messages if field(m, "usage_metadata")], *messages)
+    meta, output = field(message, "response_metadata") or {}, field(result, "llm_output") or {}
+    names = {
+        "provider": first(field(meta, "model_provider"), field(output, "model_provider")),
+        "model": first(field(meta, "model_name"), field(meta, "model"), field(output, "model_name")),
+        "call_id": _response_id(message, meta, output),
+    }
+    usage = field(message, "usage_metadata")
+    if usage:
+        return Told(
+            **names,
+            input_tokens=number(field(usage, "input_tokens")), output_tokens=number(field(usage, "output_tokens")),
+            cache_read_tokens=number(field(usage, "input_token_details", "cache_read")),
+            cache_write_tokens=number(field(usage, "input_token_details", "cache_creation")),
+            reasoning_tokens=number(field(usage, "output_token_details", "reasoning")),
+        )  # fmt: skip
+    old = first(field(output, "token_usage"), field(output, "usage"))
+    given, answered = field(old, "prompt_tokens"), field(old, "completion_tokens")
+    if given is None and answered is None:
+        return Told(**names)
+    return Told(
+        **names, input_tokens=number(given), output_tokens=number(answered),
+        cache_read_tokens=number(field(old, "prompt_tokens_details", "cached_tokens")),
+        reasoning_tokens=number(field(old, "completion_tokens_details", "reasoning_tokens")),
+    )  # fmt: skip
+
+
+def _response_id(message: Any, meta: Any, output: Any) -> str | None:
+    for found in (field(meta, "id"), field(output, "id"), field(message, "id")):
+        # Where a provider gave none, LangChain makes ids of its own from the run's.
+        if isinstance(found, str) and found and not found.startswith(("run-", "lc_run-", "lc_")):
+            return found
+    return None
+
+
+def caller_from(tags: Iterable[str] | None) -> str | None:
+    """The caller that tags name; the last one wins, since tags of what is inside come last."""
+    named = [tag for tag in tags or () if tag == "lead_agent" or tag.startswith(_KINDS)]
+    return named[-1] if named else None
+
+
+@harmless(None)
+def _began(run_id: Any) -> None:
+    _CALLS.begin(run_id, now())
+
+
+@harmless(None)
+def _ended(run_id: Any, tags: Any, told: Told, for_run: str | None, failed: bool = False) -> None:
+    begun = _CALLS.take(run_id)
+    if _CALLS.first_time(run_id):
+        report(told, begun or now(), caller=caller_from(tags), run_id=for_run, failed=failed)
+
+
+@harmless(None)
+def _external(records: Iterable[Mapping[str, Any]], for_run: str | None) -> None:
+    for record in records:
+        source = first(field(record, "source_id"), field(record, "source_run_id"))
+        if source is not None and not _CALLS.first_time(("external", for_run, str(source))):
+            continue
+        told = Told(
+            provider=field(record, "provider"), model=first(field(record, "model"), field(record, "model_name")),
+            input_tokens=number(field(record, "input_tokens")), output_tokens=number(field(record, "output_tokens")),
+            cache_read_tokens=number(field(record, "cache_read_tokens")),
+            cache_write_tokens=number(field(record, "cache_write_tokens")),
+            reasoning_tokens=number(field(record, "reasoning_tokens")),
+            call_id=None if source is None else str(source),
+        )  # fmt: skip
+        report(told, now(), caller=field(record, "caller") or "subagent", run_id=for_run)
+
+
+@cache
+def _handler_class() -> type[Any]:
+    try:
+        from langchain_core.callbacks import BaseCallbackHandler
+    except ImportError:
+        raise ImportError(f"UsageCallbackHandler needs LangChain. Run: {PIP}") from None
+
+    class UsageCallbackHandler(BaseCallbackHandler):  # type: ignore[misc,unused-ignore]
+        """Counts each call of a chat model or LLM once, from any thread, with or without an event loop.
+
+        `run_id`: the runmeter run that calls belong to, for threads that the context does not reach; without it,
+        the run in force where the call began.
+        """
+
+        run_inline = True  # in order, in the caller's own context, also under asyncio
+
+        def __init__(self, run_id: str | None = None) -> None:
+            self.run_id = run_id
+
+        def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: Any, **_: Any) -> None:
+            _began(run_id)
+
+        def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: Any, **_: Any) -> None:
+            _began(run_id)
+
+        def on_llm_end(self, response: Any, *, run_id: Any, tags: Any = None, **_: Any) -> None:
+            _ended(run_id, tags, usage_from(response), self.run_id)
+
+        def on_llm_error(self, error: BaseException, *, run_id: Any, tags: Any = None, **_: Any) -> None:
+            told = usage_from(field(error, "response")) if field(error, "response", "generations") else Told()
+            _ended(run_id, tags, told, self.run_id, failed=True)
+
+        def record_external(self, records: Sequence[Mapping[str, Any]]) -> None:
+            """Usage of subagents that ran elsewhere: `source_id`, `caller`, `model`, `input_tokens`,
+            `output_tokens`, … A source id seen before adds nothing."""
+            _external(records, self.run_id)
+
+    return UsageCallbackHandler
+
+
+@cache
+def _process_handler() -> Any:
+    handler = _handler_class()
+    ending, failing = handler.on_llm_end, handler.on_llm_error
+
+    class Installed(handler):  # type: ignore[misc,valid-type]
+        def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+            if _installed:
+                ending(self, *args, **kwargs)
+
+        def on_llm_error(self, *args: Any, **kwargs: Any) -> None:
+            if _installed:
+                failing(self, *args, **kwargs)
+
+    return Installed()
+
+
+def install() -> bool:
+    """Hear of every call in this process. False, with the `pip install` line in the log, without LangChain."""
+    global _installed, _registered
+    try:
+        from langchain_core.tracers.context import register_configure_hook
+    except ImportError:
+        return missing("LangChain", PIP)
+    if not _registered:
+        # A default rather than a value: every context has it, those of threads and tasks included.
+        everywhere = ContextVar("runmeter_usage", default=_process_handler())  # noqa: B039: it keeps no state
+        register_configure_hook(everywhere, inheritable=True)
+        _registered = True
+    _installed = True
+    return True
+
+
+def uninstall() -> None:
+    """Hear of no further call. LangChain cannot unregister a hook, so ours stays and does nothing."""
+    global _installed
+    _installed = False
+
+
+def __getattr__(name: str) -> Any:
+    if name == "UsageCallbackHandler":
+        return _handler_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
