@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -169,6 +170,20 @@ def _leave() -> None:
     handle = _active
     if handle is not None:
         handle.shutdown()
+    _keep_exit_code()
+
+
+def _keep_exit_code() -> None:
+    """A process that a KeyboardInterrupt ended dies of SIGINT, and goes on to.
+
+    CPython remembers it in a flag that any code run from text resets, as importing does for named tuples and
+    dataclasses; writing the last snapshots may import. Raising it once more, to nobody, sets the flag again.
+    """
+    if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
+        try:
+            exec("raise KeyboardInterrupt")
+        except KeyboardInterrupt:
+            return
 
 
 def _after_fork() -> None:
