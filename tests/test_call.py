@@ -1,0 +1,333 @@
+"""Reading one span: every spelling, inclusive counts, and nothing hostile ever raises."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runmeter import semconv
+from runmeter.call import ID_LIMIT, LABEL_LIMIT, Reading, Role, is_plain, read
+from runmeter.dialects import DIALECTS
+from runmeter.settle import Settler
+from runmeter.spans import EndedSpan
+from runmeter.usage import COUNT_LIMIT, Usage
+
+OPENAI = "opentelemetry.instrumentation.genai.openai"
+
+
+def span(attributes: dict[Any, Any], *, scope: str = OPENAI, name: str = "chat m", **fields: Any) -> EndedSpan:
+    """An ended client span with these attributes."""
+    given: dict[str, Any] = {
+        "trace_id": 1,
+        "span_id": 2,
+        "parent_id": None,
+        "parent_is_remote": False,
+        "name": name,
+        "kind": 3,
+        "scope": scope,
+        "resource": {"service.name": "svc", "service.instance.id": "i"},
+        "attributes": attributes,
+        "started_at": 1_000_000_000,
+        "ended_at": 2_000_000_000,
+        "failed": False,
+    }
+    return EndedSpan(**(given | fields))
+
+
+def chat(**counts: Any) -> dict[str, Any]:
+    """A chat call in current conventions; counts by the last word of their key's field."""
+    keys = {
+        "input": semconv.INPUT_TOKENS,
+        "output": semconv.OUTPUT_TOKENS,
+        "cache_read": semconv.CACHE_READ_TOKENS,
+        "cache_write": semconv.CACHE_WRITE_TOKENS,
+        "reasoning": semconv.REASONING_TOKENS,
+    }
+    return {semconv.OPERATION_NAME: "chat"} | {keys[name]: value for name, value in counts.items()}
+
+
+def test_the_current_conventions_are_read() -> None:
+    """A call of today's conventions gives usage, ids, model, provider, thread and user."""
+    reading = read(
+        span(
+            chat(input=10, output=5, cache_read=3, cache_write=2, reasoning=1)
+            | {
+                semconv.PROVIDER_NAME: "openai",
+                semconv.REQUEST_MODEL: "gpt-5-mini",
+                semconv.RESPONSE_MODEL: "gpt-5-mini-2025-08-07",
+                semconv.RESPONSE_ID: "chatcmpl-1",
+                semconv.CONVERSATION_ID: "thread",
+                semconv.USER_ID: "user",
+                semconv.RUN_ID: "run",
+                semconv.SOURCE_ID: "source",
+                semconv.CALLER: "middleware:summarize",
+            }
+        )
+    )
+    assert reading.role == Role.CALL
+    assert reading.usage == Usage(10, 5, 3, 2, 1)
+    assert (reading.provider, reading.model, reading.response_id) == ("openai", "gpt-5-mini-2025-08-07", "chatcmpl-1")
+    assert (reading.thread_id, reading.user_id, reading.service) == ("thread", "user", "svc")
+    assert (reading.run_id, reading.source_id, reading.caller) == ("run", "source", "middleware:summarize")
+    assert reading.rejected == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "key"),
+    [
+        (field, key)
+        for field, keys in enumerate(
+            (semconv.INPUT, semconv.OUTPUT, semconv.CACHE_READ, semconv.CACHE_WRITE, semconv.REASONING)
+        )
+        for key in keys
+    ],
+)
+def test_every_spelling_of_a_count_is_read(field: int, key: str) -> None:
+    """Whatever a count is called, it arrives in its field, also as text or as a whole double."""
+    others = chat(input=100, output=50)
+    if field < 2:
+        del others[(semconv.INPUT_TOKENS, semconv.OUTPUT_TOKENS)[field]]
+    for value in (7, "7", 7.0):
+        usage = read(span(others | {key: value})).usage
+        assert usage is not None
+        assert usage[field] == 7
+
+
+def test_the_current_spelling_wins() -> None:
+    """Where old and new keys are both written, the current one is believed; an empty one is not there."""
+    assert read(span(chat(input=10) | {"gen_ai.usage.prompt_tokens": 99})).usage == Usage(10)
+    assert read(span({"gen_ai.usage.prompt_tokens": 99} | chat(input=""))).usage == Usage(99)
+
+
+def test_counts_become_inclusive() -> None:
+    """Cache tokens that were left out of the input are added, by dialect and by their being more than the input."""
+    anthropic = chat(input=746, output=107, cache_read=65, cache_write=200)
+    assert read(span(anthropic, scope="openlit.instrumentation.anthropic")).usage == Usage(1011, 107, 65, 200)
+    assert read(span(anthropic)).usage == Usage(746, 107, 65, 200)
+    assert read(span(chat(input=10, output=5, cache_read=65))).usage == Usage(75, 5, 65)
+    assert read(span(chat(input=10, output=5, reasoning=20))).usage == Usage(10, 25, 0, 0, 20)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "role"),
+    [
+        ({semconv.OPERATION_NAME: "invoke_agent"}, Role.AGENT),
+        ({semconv.OPERATION_NAME: "execute_tool"}, Role.TOOL),
+        ({semconv.OPERATION_NAME: "invoke_workflow"}, Role.AGGREGATE),
+        (
+            {semconv.OPERATION_NAME: "fetch_response"} | chat(input=1) | {semconv.OPERATION_NAME: "fetch_response"},
+            Role.PLAIN,
+        ),
+        ({semconv.OPERATION_NAME: "never heard of"}, Role.PLAIN),
+        (chat(input=1) | {semconv.OPERATION_NAME: "never heard of"}, Role.WEAK),
+        ({semconv.INPUT_TOKENS: 1}, Role.WEAK),
+        ({"openinference.span.kind": "LLM"}, Role.CALL),
+        ({"openinference.span.kind": "AGENT"}, Role.AGENT),
+        ({"traceloop.span.kind": "workflow", semconv.OPERATION_NAME: "invoke_agent"}, Role.AGGREGATE),
+        ({"langsmith.span.kind": "llm", semconv.OPERATION_NAME: "chat"}, Role.CALL),
+        ({"ai.operationId": "ai.streamText.doStream"}, Role.CALL),
+        ({"ai.operationId": "ai.streamText"}, Role.AGGREGATE),
+        ({"llm.request.type": "chat"}, Role.CALL),
+        ({"http.request.method": "POST"}, Role.PLAIN),
+        ({}, Role.PLAIN),
+    ],
+)
+def test_a_span_says_what_it_is(attributes: dict[str, Any], role: Role) -> None:
+    """Kinds and operations of every dialect become one of six roles."""
+    assert read(span(attributes)).role == role
+
+
+def test_no_usage_is_none() -> None:
+    """A call without counts, or with 0 and 0 (LiteLLM for unknown), reports no usage."""
+    assert read(span(chat())).usage is None
+    assert read(span(chat(input=0, output=0))).usage is None
+    assert read(span(chat(input=1, output=0))).usage == Usage(1)
+
+
+def test_hidden_retries_are_failures_of_the_call() -> None:
+    """Resends inside the Anthropic client and Claude Code's attempt number count the attempts that failed."""
+    assert read(span(chat(input=1) | {"http.request.resend_count": 2})).retries == 2
+    attributes = {"span.type": "llm_request", "input_tokens": 1, "attempt": 3}
+    assert read(span(attributes, scope="com.anthropic.claude_code.tracing")).retries == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (-1, "negative"),
+        ("-5", "negative"),
+        (2**63, "too_large"),
+        (COUNT_LIMIT + 1, "too_large"),
+        ("9" * 5000, "too_large"),
+        (1e300, "too_large"),
+        (math.nan, "malformed"),
+        (math.inf, "malformed"),
+        (1.5, "malformed"),
+        ("many", "malformed"),
+        (True, "malformed"),
+        ((1, 2), "malformed"),
+        ({"a": 1}, "malformed"),
+        (b"7", "malformed"),
+    ],
+)
+def test_a_count_that_is_none_is_rejected_by_reason(value: Any, reason: str) -> None:
+    """What cannot be a count of tokens is left out, and the reading says why; the rest of the span is read."""
+    reading = read(span(chat(input=value, output=5)))
+    assert reading.usage == Usage(0, 5)
+    assert reading.rejected == (reason,)
+
+
+def test_text_is_cleaned_and_cut() -> None:
+    """NUL and lone surrogates never come in; ids are cut at 256 characters, labels at 128, tags to eight of 64."""
+    tags = {f"runmeter.tag.k{index}": "v" * 100 for index in range(20)}
+    hostile = "a\x00b\ud800c"
+    reading = read(
+        span(
+            chat(input=1)
+            | tags
+            | {
+                semconv.RESPONSE_ID: "i" * 1_000_000,
+                semconv.REQUEST_MODEL: "m" * 1000,
+                semconv.CONVERSATION_ID: hostile,
+            },
+            scope=semconv.SCOPE,
+        )
+    )
+    assert reading.response_id == "i" * ID_LIMIT
+    assert reading.model == "m" * LABEL_LIMIT
+    assert reading.thread_id == "abc"
+    assert len(reading.tags) == 8
+    assert all(len(value) == 64 for _, value in reading.tags)
+
+
+def test_a_previous_response_is_no_thread() -> None:
+    """Microsoft Agent Framework calls the previous response's id a conversation; a session id beside it still counts."""
+    attributes = chat(input=1) | {semconv.CONVERSATION_ID: "resp_1"}
+    assert read(span(attributes, scope="agent_framework")).thread_id is None
+    assert read(span(attributes)).thread_id == "resp_1"
+
+
+def test_estimates_are_not_usage() -> None:
+    """OpenLIT's own count of a stream that ended without usage is not what the provider reported."""
+    streamed = chat(input=4, output=3) | {"gen_ai.request.stream": True}
+    scope = "openlit.instrumentation.openai"
+    assert read(span(streamed, scope=scope)).usage is None
+    measured = streamed | {"gen_ai.usage.cache_read.input_tokens": 0}
+    assert read(span(measured, scope=scope)).usage == Usage(4, 3)
+
+
+def test_usage_inside_text_is_read_without_the_text() -> None:
+    """Details in JSON or a repr fill what no attribute says; content that looks like a count does not."""
+    raw = "{'completion_tokens': 107, 'prompt_tokens': 1011, 'prompt_tokens_details': {'cached_tokens': 65}}"
+    reading = read(span(chat(input=1011, output=107) | {"metadata.usage_object": raw}, scope="litellm"))
+    assert reading.usage == Usage(1011, 107, 65)
+    said = '{"content":"\\"thoughts_token_count\\": 999","usage_metadata":{"thoughts_token_count":13}}'
+    adk = {semconv.INPUT_TOKENS: 10, semconv.OUTPUT_TOKENS: 94, "gcp.vertex.agent.llm_response": said}
+    reading = read(span(adk, scope="gcp.vertex.agent", name="call_llm"))
+    assert reading.usage == Usage(10, 107, 0, 0, 13)
+    assert "content" not in reading.pack()
+
+
+def test_plain_spans_are_told_quickly_and_rightly() -> None:
+    """`is_plain` never calls a span plain that says something."""
+    assert is_plain("app", {"http.request.method": "GET"})
+    assert is_plain("app", None)
+    assert not is_plain("app", chat(input=1))
+    assert not is_plain("app", {semconv.CONVERSATION_ID: "t"})
+    assert is_plain("app", {semconv.CONVERSATION_ID: "t", semconv.RUN_ID: "r"}, below_a_run=True)
+    assert not is_plain("com.anthropic.claude_code.tracing", {"span.type": "llm_request"})
+    assert not is_plain("gcp.vertex.agent", {})
+
+
+KEYS = sorted(
+    {key for name in dir(semconv) if isinstance(keys := getattr(semconv, name), tuple) for key in keys}
+    | {semconv.OPERATION_NAME, semconv.RUN_ID, semconv.RUN_ROOT, semconv.CALLER, semconv.MESSAGES}
+    | {"openinference.span.kind", "traceloop.span.kind", "span.type", "langsmith.span.kind", "ai.operationId"}
+    | {"llm.request.type", "llm.openai.usage", "gen_ai.usage.raw", "metadata.usage_object", "duration", "attempt"}
+    | {"logfire.span_type", "input_tokens", "agent_id", "gcp.vertex.agent.llm_response", "runmeter.tag.x"}
+)
+VALUES: list[Any] = [
+    *("chat", "LLM", "invoke_agent", "workflow", "llm_request", "log", "", " ", "a\x00b", "\ud800", "\udfff" * 3),
+    *(0, 1, 7, -1, 2**63, -(2**63), 2**64, 10**4300, COUNT_LIMIT, COUNT_LIMIT + 1, True, False, None),
+    *(0.5, 7.0, -7.0, math.nan, math.inf, -math.inf, 1e308),
+    *("7", "-7", "7.0", "nan", "1e5", "٣", "9" * 5000, "{'prompt_tokens': 7}", '{"reasoning_tokens": 3}'),
+    *((), (1, 2), ["x"], {"a": {"b": 1}}, b"\x00", object()),
+]
+
+
+def hostile_span(source: random.Random, big: str) -> EndedSpan:
+    """A span as only an enemy, or a bug, writes it."""
+    attributes: dict[Any, Any] = {
+        source.choice(KEYS): source.choice([*VALUES, big]) for _ in range(source.randrange(12))
+    }
+    if source.random() < 0.1:
+        attributes[source.choice([None, 1, (1,)])] = 1
+    span_id = source.randrange(1, 200)
+    return span(
+        attributes,
+        scope=source.choice([*DIALECTS, "x", "", semconv.SCOPE]),
+        name=source.choice(["chat x", "call_llm", "raw_gen_ai_request", "agent_run [", "agent_run [x]", "", big]),
+        trace_id=source.choice([1, 2]),
+        span_id=span_id,
+        parent_id=source.choice([None, span_id, source.randrange(1, 200), 0, -1, 2**64]),
+        started_at=source.choice([0, -1, 2**63, source.randrange(10**9)]),
+        ended_at=source.choice([0, -1, 2**63, source.randrange(10**9)]),
+        failed=source.choice([True, False]),
+    )
+
+
+def test_ten_thousand_hostile_spans_harm_nothing() -> None:
+    """No exception, nothing negative, no content, bounded text, and every reading survives the ledger."""
+    source = random.Random(20261122)
+    big = "x\x00y" * 350_000
+    settler = Settler()
+    rejected = 0
+    for _ in range(10_000):
+        reading = read(hostile_span(source, big))
+        rejected += len(reading.rejected)
+        packed = reading.pack()
+        packed.encode()
+        assert len(packed) < 4000
+        assert not reading.matters or Reading.unpack(packed) == reading
+        assert Reading.unpack(packed)[:4] == reading[:4]
+        for was, now in settler.add(reading):
+            for call in (was, now):
+                assert call is None or min(call.usage) >= 0
+        assert min(settler.totals) >= 0
+    assert rejected > 1000
+    assert settler.totals.calls > 0
+
+
+class Breaking(dict[str, Any]):
+    """Attributes that cannot be read."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError(key)
+
+
+def test_attributes_that_break_are_a_plain_span() -> None:
+    """A mapping that raises gives a plain reading with the reason, and no exception."""
+    reading = read(span(Breaking(chat(input=1))))
+    assert (reading.role, reading.rejected) == (Role.PLAIN, ("unreadable",))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), st.integers() | st.floats() | st.text() | st.booleans(), max_size=8))
+def test_counts_are_inclusive_and_within_bounds(attributes: dict[str, Any]) -> None:
+    """Whatever the attributes, parts are never more than their whole and nothing exceeds the limit."""
+    usage = read(span(attributes)).usage
+    if usage is not None:
+        assert usage.cache_read_tokens + usage.cache_write_tokens <= usage.input_tokens <= COUNT_LIMIT
+        assert usage.reasoning_tokens <= usage.output_tokens <= COUNT_LIMIT
+        assert min(usage) >= 0
+
+
+def test_a_ledger_of_another_version_is_refused() -> None:
+    """A packed reading says its version, and another one is an error with both versions in it."""
+    with pytest.raises(ValueError, match="version 99; this runmeter reads version 1"):
+        Reading.unpack("[99,1,2,null,0]")
