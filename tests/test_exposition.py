@@ -7,7 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as text_string_to_metric_families_0_0_4
 
 from runmeter.usage import Usage
 from runmeter_exporter.answers import ActiveRun, Scrape, Series
@@ -105,6 +108,19 @@ def test_no_family_appears_or_vanishes_with_the_data() -> None:
         return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
 
     assert names(FULL) - names(Scrape(observed={}, active={})) == {"runmeter_losses_total"}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30))
+def test_any_label_value_comes_back_as_it_was(text: str) -> None:
+    """Whatever a model calls itself, the page stays one that parses, and says the name unchanged."""
+    body = page(Scrape(settled={LEAD._replace(model=text): CALL}), {}, {})
+    found = [
+        sample.labels["model"]
+        for family in text_string_to_metric_families_0_0_4(body)
+        for sample in family.samples
+        if sample.name == "runmeter_llm_calls_total" and sample.value == 3
+    ]
+    assert found == [text]
 
 
 def test_ids_are_no_labels_by_default() -> None:

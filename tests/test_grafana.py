@@ -19,9 +19,11 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 import yaml
+from sidecar_process import Sidecar
 
 from runmeter_exporter.answers import Scrape
 from runmeter_exporter.families import about_this_answer, families
@@ -289,3 +291,14 @@ def test_manifests_set_only_variables_that_serve_reads() -> None:
     named = {name for file in files for name in re.findall(r"\bRUNMETER_[A-Z_]+", file.read_text("utf-8"))}
     assert "RUNMETER_ALLOWED_HOST" in named
     assert named <= known
+
+
+def test_prometheus_gets_through_as_compose_connects_them(tmp_path: Path) -> None:
+    """With the variables of compose.yaml the sidecar answers on every address, to the name that prometheus.yml asks."""
+    service = yaml.safe_load((GRAFANA / "compose.yaml").read_text("utf-8"))["services"]["runmeter"]
+    config = yaml.safe_load((GRAFANA / "prometheus.yml").read_text("utf-8"))
+    [target] = config["scrape_configs"][0]["static_configs"][0]["targets"]
+    with Sidecar(f"sqlite:///{tmp_path}/runs.db", "--listen", "0.0.0.0:0", env=service["environment"]) as sidecar:
+        assert "runmeter_store_up 1.0" in sidecar.get("/metrics?include_active=true", Host=target)
+        with pytest.raises(HTTPError, match="421"):
+            sidecar.get("/metrics", Host="somebody-else:9465")
