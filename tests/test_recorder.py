@@ -153,6 +153,22 @@ def test_usage_that_comes_while_the_final_is_under_way_is_written_after_it():
     assert store.thread_usage("t")["total_tokens"] == 24
 
 
+def test_what_was_set_aside_before_is_not_told_again_with_later_usage():
+    """The source of usage after the end tells only what was set aside since."""
+    core, run, store = make_core(), run_info(set_aside={"late": 2}), MemoryRunStore()
+    core.begin(run, 100.0)
+    core.settled(run, new(call(5)), 100.0)
+    run.status = "success"
+    core.end(run, End(NOON + 5, "success", None), 100.0)
+    write_all(core, store, 100.2)
+    core.settled(run, new(call(7)), 103.0)
+    run.set_aside = {"late": 3}
+    core.update(run, 103.0)
+    write_all(core, store, 103.2)
+    assert store.run("r")["set_aside"] == {"late": 3}
+    assert store.verify() == []
+
+
 def test_a_run_id_opened_again_is_another_source():
     """The same id in the same process, one after the other or at once, adds up."""
     core, store = make_core(), MemoryRunStore()
@@ -630,6 +646,25 @@ def test_a_hostile_change_is_counted_and_harms_nothing(store, recorder, caplog):
     assert recorder.flush(10)
     assert store.tokens() == 2
     store.wait_until(lambda: any(beat.counts.get(("spans_rejected", "error")) == 1 for beat in store.beats))
+
+
+def test_an_error_of_our_own_is_not_the_end_of_the_writer(store, recorder, caplog, monkeypatch):
+    """What the writer holds is all there is: it says what went wrong, waits a little and goes on."""
+    core = recorder._writer.core
+    work, failed = core.work, threading.Event()
+
+    def broken(now, *, everything=False):
+        if not failed.is_set():
+            failed.set()
+            raise ZeroDivisionError
+        return work(now, everything=everything)
+
+    monkeypatch.setattr(core, "work", broken)
+    recorder.settled(run_info(), new(call(1)))
+    assert failed.wait(10)
+    assert recorder.flush(10)
+    assert store.tokens() == 2
+    assert "an error of its own" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -94,7 +94,7 @@ class RecorderCore:
         """The run's totals moved. For a run that has ended and was written, this begins a later final."""
         totals = self._runs.get(run)
         if totals is None:
-            totals = self._hold(run, run.owns and not self._forked, now)
+            totals = self._hold(run, run.owns and not self._forked, now, late=True)
             if totals is None:
                 self.lost("runs_over_limit", len(changes), now)
                 return
@@ -221,14 +221,14 @@ class RecorderCore:
             return set()
         return {totals.source for totals in self._runs.values()} - {self.source_id}
 
-    def _hold(self, run: RunInfo, owns: bool, now: float) -> RunTotals | None:
+    def _hold(self, run: RunInfo, owns: bool, now: float, *, late: bool = False) -> RunTotals | None:
         if len(self._runs) >= self._max_runs:
             oldest = next((ended for ended in self._ended if ended not in self._taken), None)
             if oldest is None:
                 return None
             self._forget(oldest)
             self.lost("memory", 1, now, family=DROPPED)
-        totals = self._runs[run] = RunTotals(run, self._source_of(run.run_id), owns)
+        totals = self._runs[run] = RunTotals(run, self._source_of(run.run_id), owns, late=late)
         self._open[run.run_id] += 1
         return totals
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from functools import lru_cache
 from typing import NamedTuple
@@ -48,6 +48,7 @@ class RunTotals:
     """What one source has counted for one run, and how much of it has been written."""
 
     __slots__ = (
+        "_aside_before",
         "_cells",
         "_overflow",
         "_sent_aside",
@@ -60,7 +61,8 @@ class RunTotals:
         "updated_at",
     )
 
-    def __init__(self, info: RunInfo, source: str, owns: bool) -> None:
+    def __init__(self, info: RunInfo, source: str, owns: bool, *, late: bool = False) -> None:
+        """`late`: what was set aside so far is another source's to tell (the one that wrote the run before)."""
         self.info = info
         self.source = source
         self.owns = owns
@@ -73,7 +75,8 @@ class RunTotals:
         self._cells: dict[CellKey, list[int]] = {}
         self._overflow: dict[str, CellKey] = {}
         self._unsent = False
-        self._sent_aside: object = info.set_aside if not info.set_aside else None
+        self._aside_before: Mapping[str, int] = info.set_aside if late else {}
+        self._sent_aside: object = info.set_aside if late or not info.set_aside else None
 
     def finish(self, end: End) -> None:
         """The run ended here, not before anything known of it; every snapshot from now on is final."""
@@ -153,7 +156,7 @@ class RunTotals:
             updated_at=self.updated_at,
             ended_at=None if end is None else end.at,
             usage_by=self._usage() if self._unsent or end is not None else None,
-            set_aside=dict(aside) if aside is not self._sent_aside or end is not None else None,
+            set_aside=self._aside() if aside is not self._sent_aside or end is not None else None,
         )
         self._unsent = False
         self._sent_aside = aside
@@ -163,6 +166,11 @@ class RunTotals:
         """The last snapshot may not have arrived: the next one says everything."""
         self._unsent = True
         self._sent_aside = None
+
+    def _aside(self) -> dict[str, int]:
+        before = self._aside_before
+        counts = {reason: count - before.get(reason, 0) for reason, count in self.info.set_aside.items()}
+        return {reason: count for reason, count in counts.items() if count > 0}
 
     def _usage(self) -> dict[CellKey, Usage]:
         return {key: Usage(*[max(0, count) for count in counts]) for key, counts in self._cells.items()}

@@ -203,6 +203,8 @@ class Writer:
                 self._step()
             except Exception:  # never the end of the writer: what it holds is all there is
                 _log.exception("runmeter: the recorder met an error of its own and goes on")
+                with self._folding:
+                    self._back_off()
         store, self._store = self._store, None
         if store is not None:
             with self._storing:
