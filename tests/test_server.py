@@ -305,6 +305,20 @@ def test_stop_gives_up_at_its_timeout(caplog: pytest.LogCaptureFixture) -> None:
         gate.open.set()
 
 
+def test_stop_writes_to_no_descriptor_but_its_own() -> None:
+    """However the stop races with the thread that it stops, the pipe that wakes it is not written to once closed: its
+    number may be a database's by then."""
+    for _ in range(100):
+        with serving(echo, lanes={}, threads=1) as server:
+            ends = [threading.Thread(target=server._listener.pull_trigger) for _ in range(3)]
+            for end in ends:
+                end.start()
+            assert server.stop(20) is True
+            for end in ends:
+                end.join()
+        server._listener.pull_trigger()
+
+
 def test_stop_is_idempotent_and_works_before_start() -> None:
     """The port is free afterwards, however often one stops and whether or not it was started."""
     server = Server(echo)

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -223,6 +224,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         self._next_sweep = clock()
         self._accept_again = 0.0
         self._full = False
+        self._trigger_lock = threading.Lock()
         self._trigger_open = True
         self._lanes = [(paths, ThreadedTaskDispatcher(), threads) for paths, threads in lanes.items()]
         info = (sock.family, socket.SOCK_STREAM, 0, sock.getsockname())
@@ -288,9 +290,13 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         dispatcher.close(self)
 
     def pull_trigger(self) -> None:
-        if self._trigger_open:  # a worker that outlives us must not write to a descriptor that is somebody else's now
-            super().pull_trigger()
+        """Wake the thread that reads. Under a lock with `close`: a worker that outlives us, or whoever stops us, must
+        not write to a descriptor that is somebody else's by now."""
+        with self._trigger_lock:
+            if self._trigger_open:
+                super().pull_trigger()
 
     def close(self) -> None:
-        self._trigger_open = False
-        super().close()
+        with self._trigger_lock:
+            self._trigger_open = False
+            super().close()
