@@ -74,7 +74,7 @@ def call(method: str, url: str, body: Any = None) -> Any:
     """One command to the driver; its value."""
     data = None if method == "GET" else json.dumps(body or {}).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=90) as answer:
         return json.load(answer)["value"]
 
 
@@ -102,7 +102,7 @@ def chromium(width: int = 1280, height: int = 900) -> Iterator[Browser]:
             always = {
                 "goog:chromeOptions": options,
                 "goog:loggingPrefs": {"browser": "ALL"},
-                "timeouts": {"script": 30_000},
+                "timeouts": {"script": 60_000},
             }
             session = call("POST", f"{driver_url}/session", {"capabilities": {"alwaysMatch": always}})
             url = f"{driver_url}/session/{session['sessionId']}"

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from http_kit import ask, closed, connect, read_answer, read_answers, request_bytes, send, serving
+from http_kit import PATIENCE, ask, closed, connect, read_answer, read_answers, request_bytes, send, serving
 
 from runmeter_exporter.server import ListenError, Server
 
@@ -202,7 +202,7 @@ def test_an_answer_that_nobody_reads_frees_its_worker() -> None:
 
     with serving(large, threads=1, idle_timeout=0.5) as server, connect(server) as sock:
         sock.sendall(request_bytes("/large"))
-        assert written.wait(20)
+        assert written.wait(PATIENCE)
         assert ask(server, "/small").body == b"small"
 
 

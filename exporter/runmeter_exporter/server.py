@@ -18,7 +18,7 @@ from typing import Any
 from waitress import wasyncore  # type: ignore[import-untyped]
 from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 
-from runmeter_exporter.connection import Listener
+from runmeter_exporter.listener import Listener
 
 BODY_LIMIT = 20 * 2**20
 """Bytes of a request's body; the OpenTelemetry Collector's own limit."""
