@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -229,6 +231,69 @@ def test_a_run_that_comes_through_both_doors_is_counted_once(
     assert run_of(store, "python")["total_input_tokens"] == 100
     assert store.usage()["total_input_tokens"] == 100
     assert store.verify() == []
+
+
+def test_a_run_recorded_into_another_store_is_counted_here_too(
+    store: RunStore, ingest_of: Callable[..., Ingest]
+) -> None:
+    """What a source stamps as its own counts in a store that it does not write to itself."""
+    stamps = {"runmeter__run__id": "python", "runmeter__source__id": "X"}
+    ingest = ingest_of(store)
+    post(ingest, call(2, 1, tokens=100, **stamps))
+    post(ingest, call(5, 2, tokens=7, service="node"))
+    post(ingest, span(1, None, scope="runmeter", runmeter__run__root=True, runmeter__run__status="success", **stamps))
+    ingest.close_runs(open_ids(store))
+    run = run_of(store, "python")
+    assert (run["total_input_tokens"], run["status"], run["usage_state"]) == (107, "success", "settled")
+    assert store.verify() == []
+
+
+def test_nested_runs_through_two_sidecars_at_once(
+    open_stores: Callable[..., RunStore], postgres_url: str, ingest_of: Callable[..., Ingest]
+) -> None:
+    """Two sidecars that each see half of every trace, at the same time, agree whose calls are whose."""
+    stores = open_stores(postgres_url), open_stores(postgres_url)
+    ingests = [ingest_of(store) for store in stores]
+    requests: list[bytes] = []
+    for number in range(1, 25):
+        trace = number.to_bytes(16)
+        requests += [
+            span(1, None, trace=trace, runmeter__run__id=f"outer {number}", runmeter__run__root=True),
+            span(2, 1, trace=trace),
+            call(3, 2, tokens=1000, trace=trace),
+            span(4, 2, trace=trace, runmeter__run__id=f"inner {number}", runmeter__run__root=True),
+            call(5, 4, tokens=10, trace=trace),
+            span(6, 4, trace=trace),
+            call(7, 6, tokens=1, trace=trace),
+        ]
+    random.Random(1).shuffle(requests)
+    with ThreadPoolExecutor(8) as senders:
+        list(senders.map(lambda item: post(ingests[item[0] % 2], item[1]), enumerate(requests)))
+    implicit = [run_id for run_id in open_ids(stores[0]) if len(run_id) == 32]
+    ingests[1].close_runs(implicit)
+    assert open_ids(stores[1]) == sorted(f"{which} {number}" for which in ("inner", "outer") for number in range(1, 25))
+    ingests[0].close_runs(open_ids(stores[1]))
+    for number in range(1, 25):
+        assert run_of(stores[0], f"outer {number}")["total_input_tokens"] == 1000
+        assert run_of(stores[0], f"inner {number}")["total_input_tokens"] == 11
+    assert stores[0].usage()["total_runs"] == 48
+    assert open_stores(postgres_url).verify() == []
+
+
+def test_a_trace_without_end_keeps_its_calls(
+    open_stores: Callable[..., RunStore], ingest_of: Callable[..., Ingest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit of a trace spans that only link others are let go and counted; calls still count, once."""
+    monkeypatch.setattr("runmeter_exporter.intake.TRACE_LIMIT", 3)
+    store = open_stores("memory://")
+    ingest = ingest_of(store)
+    for number in range(2, 8):
+        post(ingest, span(number, 1))
+    for _ in range(2):
+        post(ingest, call(9, 1))
+    assert store.usage(include_active=True)["llm_call_count"] == 1
+    assert ingest.stop()
+    assert store.scrape().counts["spans_rejected", "trace_limit"] == 3
 
 
 # How a run ends
@@ -533,10 +598,13 @@ def test_what_cannot_be_stored_is_dropped_alone(
         return price(call)
 
     ingest = ingest_of(store, price=picky)
-    post(ingest, call(2, 1) + call(3, 1, tokens=666) + call(4, 1) + call(5, 1))
+    status, _, body = ingest.handle(
+        "/v1/traces", call(2, 1) + call(3, 1, tokens=666) + call(4, 1) + call(5, 1), PROTOBUF, None
+    )
+    assert (status, ExportTraceServiceResponse.FromString(body).partial_success.rejected_spans) == (200, 1)
     assert store.usage(include_active=True)["llm_call_count"] == 3
     assert ingest.stop()
-    assert store.scrape().counts["spans_rejected", "refused"] == 1
+    assert store.scrape().counts["spans_rejected", "content"] == 1
 
 
 def test_stopping_answers_what_was_accepted(

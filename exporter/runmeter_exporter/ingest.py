@@ -55,12 +55,13 @@ class Busy(Exception):
 
 
 class _Request:
-    __slots__ = ("done", "error", "readings")
+    __slots__ = ("done", "error", "readings", "refused")
 
     def __init__(self, readings: Sequence[Reading]) -> None:
         self.readings = readings
         self.done = threading.Event()
         self.error: Exception | None = None
+        self.refused = 0
 
 
 class Ingest:
@@ -124,17 +125,18 @@ class Ingest:
                 self._count("ingest_ignored", path.rpartition("/")[2])
                 return 200, headers, otlp.success(path, media_type, 0, _IGNORED[path])
             decoded = otlp.decode(body, content_type, content_encoding)
-            self.submit([reading_of(span) for span in decoded.spans])
+            rejected = Counter(decoded.rejected)
+            rejected["content"] = self.submit([reading_of(span) for span in decoded.spans])
         except OtlpError as error:
             return self._failure(error.status, media_type, str(error))
         except Busy as error:
             return self._failure(429, media_type, str(error))
         except StoreError as error:
             return self._failure(503, media_type, str(error))
-        rejected = sum(decoded.rejected.values())
-        for reason, count in decoded.rejected.items():
+        rejected = +rejected
+        for reason, count in rejected.items():
             self._count("spans_rejected", reason, count)
-        return 200, headers, otlp.success("/v1/traces", media_type, rejected, _why(decoded.rejected))
+        return 200, headers, otlp.success("/v1/traces", media_type, rejected.total(), _why(rejected))
 
     def _failure(self, status: int, media_type: str, message: str) -> tuple[int, dict[str, str], bytes]:
         headers = {"Content-Type": media_type}
@@ -142,11 +144,14 @@ class Ingest:
             headers["Retry-After"] = RETRY_AFTER
         return status, headers, otlp.failure(status, media_type, message)
 
-    def submit(self, readings: Sequence[Reading]) -> None:
-        """Returns when the readings are durable. Raises Busy where too much waits already, and StoreUnavailable where
-        it is not known that they are: sent again, they are not counted again."""
+    def submit(self, readings: Sequence[Reading]) -> int:
+        """Returns when the readings are durable, and how many of them could not be.
+
+        Raises Busy where too much waits already, and StoreUnavailable where it is not known that they are: sent again,
+        they are not counted again.
+        """
         if not readings:
-            return
+            return 0
         request = _Request(readings)
         with self._changed:
             if self._stopping:
@@ -160,6 +165,7 @@ class Ingest:
             raise StoreUnavailable(f"not stored within {self._wait:g} s; try again")
         if request.error is not None:
             raise request.error
+        return request.refused
 
     # What the reaper asks.
 
@@ -210,30 +216,33 @@ class Ingest:
         return requests
 
     def _store_all(self, requests: Sequence[_Request]) -> None:
-        error: Exception | None = None
+        error: StoreError | None = None
+        refused: list[Reading] = []
         try:
             with self._writing:
-                self._take([reading for request in requests for reading in request.readings])
-        except Exception as problem:
-            error = problem if isinstance(problem, StoreError) else StoreUnavailable(str(problem))
+                self._take([reading for request in requests for reading in request.readings], refused)
+        except StoreError as problem:
+            error = problem
+        dropped = set(map(id, refused))
         for request in requests:
             request.error = error
+            request.refused = sum(id(reading) in dropped for reading in request.readings) if dropped else 0
             request.done.set()
 
-    def _take(self, readings: Sequence[Reading]) -> None:
-        """Make them durable; what the database takes offence at is found by halving, dropped and counted."""
+    def _take(self, readings: Sequence[Reading], refused: list[Reading]) -> None:
+        """Make them durable; what the database takes offence at is found by halving and goes to `refused`."""
         try:
             taken = self._intake.take(readings)
         except (StoreUnavailable, SchemaMismatch):
             raise
         except Exception:
             if len(readings) == 1:
-                logger.exception("a span could not be stored and is dropped")
-                self._count("spans_rejected", "refused")
+                logger.exception("a span cannot be stored and is rejected")
+                refused.append(readings[0])
                 return
             half = len(readings) // 2
-            self._take(readings[:half])
-            self._take(readings[half:])
+            self._take(readings[:half], refused)
+            self._take(readings[half:], refused)
             return
         self._count("ingest_spans", "", taken)
         for reading in readings:
@@ -251,7 +260,8 @@ class Ingest:
         """Pass the counts on; they are absolute, so what does not arrive arrives with the next."""
         self._beaten = self._clock()
         with self._changed:
-            counts = self._counts.copy()
+            self._counts["spans_rejected", "trace_limit"] = self._intake.unlinked
+            counts = +self._counts
         if counts == self._told:
             return
         self._beat += 1
@@ -286,8 +296,8 @@ def reading_of(span: EndedSpan) -> Reading:
     )
 
 
-def _why(rejected: dict[str, int] | object) -> str:
-    if not isinstance(rejected, dict) or not rejected:
+def _why(rejected: Counter[str]) -> str:
+    if not rejected:
         return ""
     reasons = ", ".join(f"{count} for their {reason}" for reason, count in sorted(rejected.items()))
     return f"spans rejected: {reasons}; ids are 16 and 8 bytes and not zero, times from 2000 to 2199"

@@ -14,13 +14,15 @@ from runmeter.call import Reading
 from runmeter.spans import Call
 from runmeter.usage import Usage
 from runmeter_exporter.fold import RunFold, holds
-from runmeter_exporter.ledger_row import INHERITED, Recorded, Row, default_run, reading_of, row_of
+from runmeter_exporter.ledger_row import INHERITED, Recorded, Row, begins, default_run, ends, reading_of, row_of
 from runmeter_exporter.run import StoredRun, is_otlp
 from runmeter_exporter.store import RunStore, StoreUnavailable, Transaction
 from runmeter_exporter.traces import Move, Trace, TraceCache
 
 CACHED_RUNS = 2_000
 """Runs whose fold is remembered between requests."""
+TRACE_LIMIT = 100_000
+"""Spans of one trace beyond which those that only link others are not remembered any more."""
 TRIES = 10
 """How often a transaction begins anew because another sidecar wrote in between."""
 HOUR = 3_600 * 10**9
@@ -46,6 +48,8 @@ class Intake:
         self._folds: OrderedDict[str, RunFold] = OrderedDict()
         self.refused: Counter[str] = Counter()
         """Snapshots that the store refused, by reason."""
+        self.unlinked = 0
+        """Plain spans beyond the limit of their trace: what is below them may not find its agent or its run."""
 
     def take(self, readings: Sequence[Reading]) -> int:
         """Make these durable; returns how many were new. Raises StoreError, and then nothing of them was stored."""
@@ -176,7 +180,12 @@ class Intake:
         new: dict[int, list[Reading]] = {}
         for trace_id, members in by_trace.items():
             trace = self._traces[trace_id]
-            if unseen := [reading for span_id, reading in members.items() if span_id not in trace]:
+            unseen = [reading for span_id, reading in members.items() if span_id not in trace]
+            if len(trace) + len(unseen) > TRACE_LIMIT:
+                kept = [reading for reading in unseen if begins(reading) or ends(reading)]
+                self.unlinked += len(unseen) - len(kept)
+                unseen = kept
+            if unseen:
                 new[trace_id] = unseen
         recorded = recorded_runs(tx, list(new))
         moves: list[Move] = []

@@ -109,13 +109,18 @@ def begins(reading: Reading) -> bool:
     return reading.role in _BEGINNERS or reading.usage is not None or reading.run_id is not None
 
 
+def ends(reading: Reading) -> bool:
+    """The span is a local root: nothing above it is in its process."""
+    return reading.parent_id is None or reading.parent_is_remote
+
+
 def row_of(reading: Reading, run_id: str, order: int, hour: int, priced: bytes | None) -> Row:
     """The row that keeps a reading."""
     trace_id, span_id, parent_id = reading[:3]
     why = INHERITED if reading.run_id is None else STAMPED
     if reading.matters and not _only_names_its_run(reading):
         packed: bytes | None = reading.pack().encode()
-    elif parent_id is None or reading.parent_is_remote:
+    elif ends(reading):
         remote, failed = reading.parent_is_remote, reading.failed
         packed = _ROOT_MARK + _ROOT.pack(reading.started_at, reading.ended_at, remote, failed)
     else:
