@@ -209,9 +209,12 @@ def test_replicas_are_made_one_before_anything_else() -> None:
 
 
 def test_prometheus_loads_all_rules() -> None:
-    """The mounted configuration names every rule file, and asks for active usage in a job named as in the alerts."""
+    """The configuration names every rule file, records as often as it scrapes, and asks for active usage in a job named
+    as in the alerts."""
     config = yaml.safe_load((GRAFANA / "prometheus.yml").read_text("utf-8"))
     assert set(config["rule_files"]) == {f"rules/{name}" for name in ("runmeter.rules.yml", "runmeter.alerts.yml")}
+    [recording] = yaml.safe_load((GRAFANA / "rules/runmeter.rules.yml").read_text("utf-8"))["groups"]
+    assert recording["interval"] == config["global"]["scrape_interval"]
     [job] = config["scrape_configs"]
     assert (job["job_name"], job["params"]) == ("runmeter", {"include_active": ["true"]})
 
