@@ -5,7 +5,7 @@
 Each line is one command, answered with one line when it is done:
 
     call [CALLER]    a chat completion            stream [CALLER]   a streamed one
-    tool             an answer that calls a tool  fail              a failure the client retries
+    tool             an answer that calls a tool  fail              a failure, tried again by the agent
     end              leave the run and exit       raise             leave the run with an exception
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 
-from openai import OpenAI
+from openai import InternalServerError, OpenAI
 
 import runmeter
 
@@ -24,7 +24,8 @@ MODEL = "gpt-5-mini"
 def main(database_url: str, provider_url: str, run_id: str, thread_id: str, throttle: str = "0.05") -> None:
     """Work through the commands inside one run."""
     runmeter.instrument(database_url=database_url, throttle=float(throttle))
-    client = OpenAI(base_url=provider_url, api_key="none", max_retries=2)
+    # A retry inside the client leaves no span, so nobody outside could count it; an agent's own does.
+    client = OpenAI(base_url=provider_url, api_key="none", max_retries=0)
     with runmeter.run(thread_id=thread_id, run_id=run_id, agent="tester"):
         print("ready", flush=True)
         for number, line in enumerate(sys.stdin):
@@ -50,7 +51,10 @@ def _act(client: OpenAI, command: str, number: int, headers: dict[str, str]) -> 
             pass
         return
     tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}]
-    client.chat.completions.create(model=MODEL, messages=messages, tools=tools, extra_headers=headers)
+    try:
+        client.chat.completions.create(model=MODEL, messages=messages, tools=tools, extra_headers=headers)
+    except InternalServerError:
+        client.chat.completions.create(model=MODEL, messages=messages, tools=tools, extra_headers=headers)
 
 
 if __name__ == "__main__":
