@@ -162,7 +162,7 @@ def install() -> bool:
         return missing("LangChain", PIP)
     if not _registered:
         # A default rather than a value: every context has it, those of threads and tasks included.
-        everywhere = ContextVar("runmeter_usage", default=_process_handler())  # noqa: B039: it keeps no state
+        everywhere = ContextVar("runmeter_usage", default=_process_handler())  # noqa: B039
         register_configure_hook(everywhere, inheritable=True)
         _registered = True
     _installed = True

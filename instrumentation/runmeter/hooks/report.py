@@ -71,7 +71,7 @@ def report(
 ) -> None:  # fmt: skip
     """Count the call: as a span over its time, or directly where that span would not be recorded."""
     if not PROCESSOR.enabled:
-        guard.once("off", "runmeter: a hook saw a call while nothing counts: call runmeter.instrument() first", level=20)
+        guard.once("off", "runmeter: a hook saw a call while nothing counts: call runmeter.instrument()", level=20)
         return
     tracer, scope = PROCESSOR.tracer, begun.context.get(SCOPE_KEY)
     elsewhere = run_id is not None and not (

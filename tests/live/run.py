@@ -1,0 +1,133 @@
+"""`make test-live`: real libraries at their current releases, an environment for each, against the loopback provider.
+
+    python tests/live/run.py [--fresh] [LIBRARY …]
+
+Makes `.venv-live-LIBRARY` with pip (kept for the next time; `--fresh` makes them anew), runs each scenario in each mode
+in a process of its own, and compares what runmeter stored with what the provider says it returned. Exit code 1 where a
+case differs that is not listed as impossible, with the reason, in the scenario itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+SCENARIO_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Library:
+    """What one environment holds, and the modes its scenario is run in."""
+
+    packages: tuple[str, ...]
+    modes: tuple[str, ...]
+    """`auto` is `runmeter.instrument()` alone; names joined by `+` are switched on together by the scenario."""
+
+
+GENAI = "opentelemetry-instrumentation-genai-"
+LIBRARIES = {
+    "openai": Library(
+        ("openai", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-openai"),
+        ("auto", "genai", "openinference", "genai+openinference"),
+    ),
+    # The SDK makes spans by itself once a provider is set, so one more is two at once.
+    "anthropic": Library(("anthropic", f"{GENAI}anthropic>=1.3b0"), ("auto", "genai")),
+    "langchain": Library(
+        ("langchain", "langchain-openai", "langgraph", f"{GENAI}langchain>=1.3b0", f"{GENAI}openai>=1.3b0",
+         "openinference-instrumentation-langchain"),
+        ("auto", "hook", "genai", "openinference", "hook+genai", "hook+openai", "genai+openai", "openinference+openai"),
+    ),
+    "pydantic-ai": Library(("pydantic-ai-slim[openai]", f"{GENAI}openai>=1.3b0"), ("hook", "hook+openai")),
+    "openai-agents": Library(
+        ("openai-agents", f"{GENAI}openai-agents>=1.3b0", f"{GENAI}openai>=1.3b0"),
+        ("hook", "openai", "hook+openai", "hook+genai+openai"),
+    ),
+    "litellm": Library(("litellm", f"{GENAI}openai>=1.3b0"), ("hook", "otel", "hook+otel", "hook+openai")),
+    "google-genai": Library(
+        # 1.3b0 of the official instrumentation stays off on google-genai 3; the last release it works on is used.
+        ("google-genai<3", "opentelemetry-instrumentation-google-genai>=1.3b0"), ("auto", "genai"),
+    ),
+}  # fmt: skip
+
+
+def environment(name: str, library: Library, fresh: bool) -> Path:
+    """The Python of the library's environment, made where it is not there."""
+    folder = ROOT / f".venv-live-{name}"
+    stamp = folder / ".installed"
+    wanted = json.dumps([*library.packages, (ROOT / "pyproject.toml").read_text()])
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    python = folder / "bin" / "python"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"== {name}: installing {', '.join(library.packages)} into {folder.name} with pip", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
+        subprocess.run([*install, "--upgrade", "pip"], check=True)  # older ones take minutes to resolve these
+        subprocess.run([*install, "-e", f"{ROOT}[store]", *library.packages], check=True)
+        stamp.write_text(wanted)
+    return python
+
+
+def run(name: str, mode: str, python: Path) -> list[dict[str, object]]:
+    """The cases of one scenario in one mode, as it reported them; a crash is a case that failed."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "RUNMETER_"))}
+    # Nothing of a scenario leaves the machine: no telemetry of a library's own, no list of prices from the network.
+    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false", "OPENAI_API_KEY": "none"}
+    script = HERE / "scenarios" / f"live_{name.replace('-', '_')}.py"
+    try:
+        done = subprocess.run(
+            [python, script, mode], env=kept | quiet | {"PYTHONPATH": str(HERE)}, capture_output=True, text=True,
+            timeout=SCENARIO_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return [{"case": "(all)", "ok": False, "why": f"not done within {SCENARIO_SECONDS} s"}]
+    cases = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("CASE ")]
+    if done.returncode != 0 or not cases:
+        last = (done.stderr.strip() or "it said nothing").splitlines()[-12:]
+        cases.append({"case": "(the scenario)", "ok": False, "why": "\n      ".join(last)})
+    return cases
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run what was asked for and print a line for each case."""
+    parser = argparse.ArgumentParser(description="Compare real libraries with the provider's ledger.")
+    parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help=", ".join(LIBRARIES))
+    parser.add_argument("--fresh", action="store_true", help="make the environments anew")
+    arguments = parser.parse_args(given)
+    unknown = set(arguments.libraries) - set(LIBRARIES)
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))} is none of {', '.join(LIBRARIES)}")
+    right = wrong = impossible = 0
+    for name in arguments.libraries or LIBRARIES:
+        library = LIBRARIES[name]
+        try:
+            python = environment(name, library, arguments.fresh)
+        except subprocess.CalledProcessError as error:
+            print(f"FAIL {name}: its environment could not be made: {error}", flush=True)
+            wrong += 1
+            continue
+        for mode in library.modes:
+            for case in run(name, mode, python):
+                if case["ok"]:
+                    right, word = right + 1, "ok  "
+                elif case.get("impossible"):
+                    impossible, word = impossible + 1, "can't"
+                else:
+                    wrong, word = wrong + 1, "FAIL"
+                print(f"{word} {name:<14} {mode:<22} {case['case']:<28} {case.get('why', '')}".rstrip(), flush=True)
+    print(f"{right} right, {wrong} wrong, {impossible} that cannot be right from what the library says")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,68 @@
+"""LiteLLM: sync and async, streamed, an error, OpenAI and Anthropic behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import litellm
+from harness import live
+from litellm.litellm_core_utils.thread_pool_executor import executor
+
+IN_APP_SPAN = "litellm writes all calls onto the application's span; the last one overwrites the others"
+
+with live() as scenario:
+    if "otel" in scenario.modes:
+        litellm.callbacks.append("otel")
+    if "hook" in scenario.modes:
+        from runmeter.hooks import litellm as hook
+
+        assert hook.install()
+    if "openai" in scenario.modes:
+        from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+
+        OpenAIInstrumentor().instrument()
+    openai: dict[str, Any] = {"model": "openai/gpt-5-mini", "api_base": scenario.provider.openai_url, "api_key": "none"}
+    claude: dict[str, Any] = {
+        "model": "anthropic/claude-sonnet-5", "api_base": scenario.provider.url, "api_key": "none", "max_tokens": 99,
+    }  # fmt: skip
+    usage = {"stream": True, "stream_options": {"include_usage": True}}
+    lost = IN_APP_SPAN if scenario.modes == ["otel"] else None
+
+    def say(text: str) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": text}]}
+
+    def told() -> None:
+        """Wait until LiteLLM's own threads have told of what was answered."""
+        executor.submit(lambda: None).result(10)
+
+    async def asynchronous() -> None:
+        from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+        with scenario.case("async", impossible=lost):
+            for _ in range(2):
+                await litellm.acompletion(**openai, **say("hello"))
+            await GLOBAL_LOGGING_WORKER.flush()
+        with scenario.case("async_stream"):
+            async for _ in await litellm.acompletion(**openai, **say("hello"), **usage):
+                pass
+            await GLOBAL_LOGGING_WORKER.flush()
+
+    with scenario.case("completion", impossible=lost):
+        for i in range(3):
+            litellm.completion(**openai, **say(f"hello {i}"))
+        told()
+    with scenario.case("stream"):
+        for _ in litellm.completion(**openai, **say("hello"), **usage):
+            pass
+        told()
+    with scenario.case("anthropic_cached"):
+        litellm.completion(**claude, **say("hello"))
+        told()
+    with scenario.case("error_then_our_retry"):
+        try:
+            litellm.completion(**openai, **say("[[fail 500]]"), max_retries=0)
+        except litellm.InternalServerError:
+            litellm.completion(**openai, **say("[[fail 500]]"), max_retries=0)
+        told()
+    asyncio.run(asynchronous())

@@ -1,0 +1,45 @@
+"""Pydantic AI: an agent with a tool, a subagent, a stream."""
+
+from __future__ import annotations
+
+from harness import live
+from pydantic_ai import Agent
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.providers.openai import OpenAIProvider
+
+with live() as scenario:
+    if "hook" in scenario.modes:
+        from runmeter.hooks import pydantic_ai as hook
+
+        assert hook.install()
+    if "openai" in scenario.modes:
+        from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+
+        OpenAIInstrumentor().instrument()
+    provider = OpenAIProvider(base_url=scenario.provider.openai_url, api_key="none")
+    model = OpenAIChatModel("gpt-5-mini", provider=provider)
+    expert, boss = Agent(model, name="expert"), Agent(model, name="boss")
+
+    @expert.tool_plain
+    def look_up(q: str) -> str:
+        """Look something up."""
+        return "42"
+
+    @boss.tool_plain
+    async def ask_expert(question: str) -> str:
+        """Ask another agent."""
+        return str((await expert.run(f'{question} [[tool look_up {{"q": "x"}}]]')).output)
+
+    with scenario.case("run"):
+        for i in range(3):
+            boss.run_sync(f"hello {i}")
+    with scenario.case("tools"):
+        expert.run_sync('[[tool look_up {"q": "a"}]] [[tool look_up {"q": "b"}]]')
+    with scenario.case("subagent"):
+        boss.run_sync('[[tool ask_expert {"question": "why"}]]')
+    with scenario.case("responses"):
+        Agent(OpenAIResponsesModel("gpt-5-mini", provider=provider)).run_sync("hello")
+    with scenario.case("stream"):
+        result = boss.run_stream_sync("hello")
+        for _ in result.stream_text():
+            pass
