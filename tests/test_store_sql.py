@@ -124,6 +124,37 @@ def test_one_store_serves_many_threads(sql_url: str, open_stores: Callable[..., 
 
 
 @BOTH
+def test_sidecars_may_prune_at_once_while_agents_write(sql_url: str, open_stores: Callable[..., RunStore]) -> None:
+    """Two sidecars prune the same runs while somebody writes: no total changes, nothing is left of what went."""
+    store = open_stores(sql_url, deadline=30)
+    store.write([final(f"r{number:03d}", tokens=1) for number in range(60)])
+    failures: list[BaseException] = []
+
+    def run(what: Callable[[RunStore], object]) -> None:
+        try:
+            what(open_stores(sql_url, deadline=30))
+        except BaseException as error:
+            failures.append(error)
+
+    def write(writer: RunStore) -> None:
+        for revision in range(10):
+            writer.write([snap("young", revision, tokens=revision, started_at=NOON * 2)])
+
+    def prune(sidecar: RunStore) -> None:
+        sidecar.prune(NOON + 10**12, batch=7)
+
+    threads = [threading.Thread(target=run, args=(what,)) for what in (prune, write, prune)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert [run["run_id"] for run in store.runs()["runs"]] == ["young"]
+    assert store.usage(include_active=True)["total_tokens"] == 60 + 9
+    assert store.verify() == []
+
+
+@BOTH
 def test_another_schema_version_is_refused(sql_url: str, open_stores: Callable[..., SqlRunStore]) -> None:
     """The sentence names both versions, and nothing is touched."""
     first = open_stores(sql_url)

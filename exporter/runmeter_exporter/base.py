@@ -126,6 +126,7 @@ class BaseRunStore(ABC):
 
     def orphan(self, source: str) -> int:
         """See RunStore."""
+        source = clean_id(source)
         with self._reading() as rows:
             owned = rows.owned_by(source)
         return self._change(owned, lambda run: merge.orphan(run, source))

@@ -70,32 +70,19 @@ def bound(snapshot: RunSnapshot) -> tuple[RunSnapshot, int]:
         raise ValueError(f"status {snapshot.status!r} is none of {', '.join(STATUSES)}")
     if type(snapshot.revision) is not int or not 0 <= snapshot.revision < 2**62:
         raise ValueError(f"revision {snapshot.revision!r} is not a count")
-    for name in ("run_id", "source", "thread_id", "user_id"):
-        text = getattr(snapshot, name)
-        if text is None:
-            continue
-        if not (len(text) <= ID_LIMIT and text.isascii() and "\0" not in text) and clean_id(text) != text:
-            changes[name] = clean_id(text)
-            bits |= TEXT_CUT
-        elif not text:
-            changes[name] = None
-    for name in ("service", "agent", "stop_reason"):
-        text = getattr(snapshot, name)
-        if text is None:
-            continue
-        if not (len(text) <= LABEL_LIMIT and text.isascii() and "\0" not in text) and clean_label(text) != text:
-            changes[name] = clean_label(text)
-            bits |= TEXT_CUT
-        elif not text:
-            changes[name] = None
-    for name in ("trace_id", "root_span_id"):
-        text = getattr(snapshot, name)
-        if text is not None and not (len(text) <= 32 and text.isascii() and text.isalnum()):
-            changes[name] = None
-    for name in ("started_at", "updated_at", "ended_at"):
-        moment = getattr(snapshot, name)
-        if moment is not None and not (type(moment) is int and 0 <= moment <= TIME_LIMIT):
-            changes[name] = max(0, min(int(moment), TIME_LIMIT))
+    if not _plain(snapshot):
+        bits |= _bound_texts(snapshot, changes)
+    started, updated, ended = snapshot.started_at, snapshot.updated_at, snapshot.ended_at
+    if not (
+        type(started) is type(updated) is int
+        and 0 <= started <= TIME_LIMIT
+        and 0 <= updated <= TIME_LIMIT
+        and (ended is None or (type(ended) is int and 0 <= ended <= TIME_LIMIT))
+    ):
+        for name in ("started_at", "updated_at", "ended_at"):
+            moment = getattr(snapshot, name)
+            if name != "ended_at" or moment is not None:
+                changes[name] = max(0, min(int(moment), TIME_LIMIT))
     if snapshot.tags:
         tags = _bound_tags(snapshot.tags)
         if tags != snapshot.tags:
@@ -118,6 +105,39 @@ def bound(snapshot: RunSnapshot) -> tuple[RunSnapshot, int]:
             clean_label(reason): max(0, min(int(count), COUNT_LIMIT)) for reason, count in snapshot.set_aside.items()
         }
     return (replace(snapshot, **changes) if changes else snapshot), bits  # type: ignore[arg-type]
+
+
+def _plain(snapshot: RunSnapshot) -> bool:
+    """Nearly every snapshot's texts are short and plain ASCII, seen at a glance. TypeError where one is no text."""
+    service, agent, reason = snapshot.service, snapshot.agent, snapshot.stop_reason
+    texts = (
+        snapshot.run_id, snapshot.source, snapshot.thread_id, snapshot.user_id, service, agent, reason,
+        snapshot.trace_id, snapshot.root_span_id,
+    )  # fmt: skip
+    joined = "".join([text for text in texts if text is not None])
+    if len(joined) > ID_LIMIT or not joined.isascii() or "\0" in joined or "" in texts:
+        return False
+    if snapshot.trace_id is not None and not f"{snapshot.trace_id}{snapshot.root_span_id}".isalnum():
+        return False
+    return len(joined) <= LABEL_LIMIT or max(len(service or ""), len(agent or ""), len(reason or "")) <= LABEL_LIMIT
+
+
+def _bound_texts(snapshot: RunSnapshot, changes: dict[str, object]) -> int:
+    bits = 0
+    for names, cleaned in (
+        (("run_id", "source", "thread_id", "user_id"), clean_id),
+        (("service", "agent", "stop_reason"), clean_label),
+    ):
+        for name in names:
+            text = getattr(snapshot, name)
+            if text is not None and (not text or cleaned(text) != text):
+                changes[name] = cleaned(text) or None
+                bits |= TEXT_CUT if text else 0
+    for name in ("trace_id", "root_span_id"):
+        text = getattr(snapshot, name)
+        if text is not None and not (len(text) <= 32 and text.isascii() and text.isalnum()):
+            changes[name] = None
+    return bits
 
 
 def _bound_tags(tags: object) -> dict[str, str]:

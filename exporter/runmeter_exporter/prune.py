@@ -41,12 +41,14 @@ def _prune_some(rows: Rows, older_than: int, batch: int) -> int:
         return 0
     # Locked and looked at again: somebody may have written meanwhile. What is not old any more is met again never,
     # since `prunable` does not name it; so the count is of those named, not of those removed.
-    runs = [run for run in rows.lock(ids).values() if run.closed and run.updated_at < older_than]
+    found = rows.lock(ids)
+    runs = [run for run in found.values() if run.closed and run.updated_at < older_than]
     totals = Totals(rows.grants(()))
     for run in runs:
         totals.prune(run)
     rows.add(held(totals), {})
-    rows.discard([run.run_id for run in runs])
+    # With those that another sidecar pruned first: locking has made rows of their names.
+    rows.discard(sorted({run.run_id for run in runs} | (set(ids) - found.keys())))
     return len(ids)
 
 

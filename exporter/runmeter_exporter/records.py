@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -14,6 +14,8 @@ from runmeter_exporter.run import Aside, Cell, CellKey, SourceState, StoredRun
 from runmeter_exporter.store import OpenRun
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_decode = json.JSONDecoder().raw_decode  # without the search for white space around it, which takes as long again
+_quote = json.encoder.encode_basestring
 _COUNTERS = len(Usage._fields)
 
 
@@ -26,21 +28,25 @@ def run_record(run: StoredRun) -> tuple[Any, ...]:
         run.run_id, run.thread_id, run.service, run.agent, run.user_id, packed_tags(run.tags), run.status,
         run.usage_state, run.owner, run.ended_by, run.trace_id, run.root_span_id, run.started_at, run.updated_at,
         run.ended_at, run.stop_reason, run.first_status, run.counted_status, run.orphanings, run.overflow, run.version,
-        run.listed_at, _encode(run.sources), aside, 0 if run.closed else 1,
+        run.listed_at, _states(run.sources), aside, 0 if run.closed else 1,
     )  # fmt: skip
 
 
 def stored_run(row: Sequence[Any]) -> StoredRun:
     """The run of a row, without its cells."""
-    aside = json.loads(row[23]) if row[23] else ()
-    fields: list[Any] = [
-        *row[:5],
-        json.loads(row[5]) if row[5] else {},
-        *row[6:22],
-        _sources(row[22]),
-        {(source, reason): Aside(spans, settled) for source, reason, spans, settled in aside},
-    ]
-    return StoredRun(*fields)
+    (
+        run_id, thread_id, service, agent, user_id, tags, status, usage_state, owner, ended_by, trace_id, root_span_id,
+        started_at, updated_at, ended_at, stop_reason, first_status, counted_status, orphanings, overflow, version,
+        listed_at, states, aside, _,
+    ) = row  # fmt: skip
+    return StoredRun(
+        run_id, thread_id, service, agent, user_id, _decode(tags)[0] if tags else {}, status, usage_state, owner,
+        ended_by, trace_id, root_span_id, started_at, updated_at, ended_at, stop_reason, first_status, counted_status,
+        orphanings, overflow, version, listed_at, _sources(states),
+        {(source, reason): Aside(spans, settled) for source, reason, spans, settled in _decode(aside)[0]}
+        if aside
+        else {},
+    )  # fmt: skip
 
 
 def open_run(run_id: str, version: int, state: str, owner: str | None, ended_by: str | None, sources: str) -> OpenRun:
@@ -51,7 +57,21 @@ def open_run(run_id: str, version: int, state: str, owner: str | None, ended_by:
 
 
 def _sources(text: str) -> dict[str, SourceState]:
-    return {source: SourceState(*state) for source, state in json.loads(text).items()} if text else {}
+    return {source: SourceState(state[0], state[1]) for source, state in _decode(text)[0].items()} if text else {}
+
+
+def _states(sources: Mapping[str, SourceState]) -> str:
+    # Spelt out, since every write of every run passes here.
+    return (
+        "{"
+        + ",".join(
+            [
+                f"{_quote(source)}:[{revision},{'true' if final else 'false'}]"
+                for source, (revision, final) in sources.items()
+            ]
+        )
+        + "}"
+    )
 
 
 @lru_cache(maxsize=16384)

@@ -73,7 +73,9 @@ for _name in ("thread_id", "service", "user_id"):
         sqlite_where=_some,
         postgresql_where=_some,
     )
-Index("runs_open", runs.c.thread_id, runs.c.started_at, sqlite_where=_OPEN, postgresql_where=_OPEN)
+# `is_open` in front, though it is the same in all: SQLite takes the index of which more columns are given, and would
+# else look through all runs of a thread for the open ones.
+Index("runs_open", runs.c.is_open, runs.c.thread_id, runs.c.started_at, sqlite_where=_OPEN, postgresql_where=_OPEN)
 Index("runs_closed", runs.c.updated_at, runs.c.run_id, sqlite_where=_CLOSED, postgresql_where=_CLOSED)
 
 run_usage = _table(

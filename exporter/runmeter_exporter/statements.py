@@ -31,6 +31,11 @@ class Statement:
         order = [names.index(name) for name in compiled.positiontup]
         self._ordered = None if order == list(range(len(names))) else itemgetter(*order)
 
+    def all(self, connection: Connection, *values: Any) -> list[tuple[Any, ...]]:
+        """Its rows, as the driver gives them."""
+        parameters = values if self._ordered is None else self._ordered(values)
+        return connection.exec_driver_sql(self.text, parameters).cursor.fetchall()  # type: ignore[return-value]
+
     def many(self, connection: Connection, rows: Iterable[Sequence[Any]]) -> None:
         """Execute it for every row, by the driver's executemany."""
         parameters = list(rows) if self._ordered is None else list(map(self._ordered, rows))
@@ -42,9 +47,8 @@ class Statements:
     """All of them, for one engine."""
 
     def __init__(self, engine: Engine, dialect: Dialect) -> None:
-        def make(statement: Any, names: Sequence[str]) -> Statement:
-            return Statement(engine, statement, names)
-
+        self._engine = engine
+        make = self._make
         self.run_insert = make(insert(runs), RUN_COLUMNS)
         self.run_update = make(
             update(runs)
@@ -106,9 +110,13 @@ class Statements:
         )
         self._reading(dialect)
 
+    def _make(self, statement: Any, names: Sequence[str]) -> Statement:
+        return Statement(self._engine, statement, names)
+
     def _reading(self, dialect: Dialect) -> None:
         lock: Any = select(runs).where(dialect.among(runs.c.run_id, "ids"))
-        self.runs_locked = lock.order_by(runs.c.run_id).with_for_update() if dialect.locks_rows else lock
+        lock = lock.order_by(runs.c.run_id).with_for_update() if dialect.locks_rows else lock
+        self.runs_locked = self._make(lock, ("ids",))
         # A run must exist to be locked: this is what it is before the first snapshot is merged, never committed so.
         blank = {
             "tags": "''", "status": "''", "usage_state": "''", "started_at": "0", "updated_at": "0", "orphanings": "0",
@@ -129,7 +137,7 @@ class Statements:
             .on_conflict_do_nothing()
             .returning(runs.c.run_id)
         )
-        self.cells_of = select(run_usage).where(dialect.among(run_usage.c.run_id, "ids"))
+        self.cells_of = self._make(select(run_usage).where(dialect.among(run_usage.c.run_id, "ids")), ("ids",))
         zero = dict.fromkeys(("number", *COUNTERS), "0")
         self.threads_made = (
             dialect.insert(rollup)
