@@ -206,7 +206,7 @@ def test_text_is_cleaned_and_cut() -> None:
 
 
 def test_a_previous_response_is_no_thread() -> None:
-    """Microsoft Agent Framework calls the previous response's id a conversation; a session id beside it still counts."""
+    """Microsoft Agent Framework calls the previous response's id a conversation; elsewhere it is one."""
     attributes = chat(input=1) | {semconv.CONVERSATION_ID: "resp_1"}
     assert read(span(attributes, scope="agent_framework")).thread_id is None
     assert read(span(attributes)).thread_id == "resp_1"

@@ -17,7 +17,7 @@ from runmeter.dialects import CALL, PLAIN, WEAK
 from runmeter.groups import Group, call_of
 from runmeter.joining import Joining
 from runmeter.spans import Change
-from runmeter.twins import nested, same_id
+from runmeter.twins import nested
 
 
 class Closing(Joining):
@@ -40,8 +40,7 @@ class Closing(Joining):
         node.group = group
         self._groups[group.uid] = group
         if node.role == CALL or node.role == WEAK:
-            if reading.response_id is not None:
-                self._ids.setdefault(reading.response_id, []).append(node)
+            self._know_id(node, reading)
             if self._paired:
                 self._pairs.put(group)
         changes: list[Change] = []
@@ -61,9 +60,8 @@ class Closing(Joining):
             return True
         if any(True for _ in beneath(node, HAS_WEAK)):
             return True
-        for other in self._ids.get(reading.response_id or "", ()):
-            if other.reading is not None and same_id(reading, other.reading):
-                return True
+        if self._of_same_id(reading):
+            return True
         for above in ancestors(node):
             if above.role == PLAIN and (above.seen or above.reading is not None):
                 continue

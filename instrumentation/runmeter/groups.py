@@ -14,7 +14,9 @@ from runmeter.twins import STREAM_SLACK, blank, inside, models_agree, settles
 from runmeter.usage import Usage
 
 UNKNOWN: Final = "unknown"
-CROWD: Final = 48
+NEIGHBOURS: Final = 12
+"""Groups with equal words that are looked at before and after one in the order of time. Twins begin together."""
+CROWD: Final = 24
 """Groups that may be each other's twin at the same moment. Of more, only those met first are matched."""
 
 IndexKey = tuple[str, int, int]
@@ -229,11 +231,10 @@ class Pairs:
                 continue
             reach = group.started_at - STREAM_SLACK - self._longest[key]
             latest = group.ended_at + STREAM_SLACK
-            for position in range(bisect_left(entries, (reach,)), len(entries)):
-                started_at, _, other = entries[position]
-                if started_at > latest:
-                    break
-                if other is not group:
+            mine = bisect_left(entries, (group.started_at, group.uid))
+            before = entries[max(0, mine - NEIGHBOURS) : mine]
+            for started_at, _, other in before + entries[mine : mine + NEIGHBOURS + 1]:
+                if other is not group and reach <= started_at <= latest:
                     apart = distance(group, other)
                     if apart is not None:
                         yield other, apart[0], apart[1]

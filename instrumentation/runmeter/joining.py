@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+
+from runmeter import semconv
 from runmeter.ancestry import (
     COUNTS,
     HAS_AGGREGATE,
@@ -18,7 +21,7 @@ from runmeter.counting import NO_USAGE, Counting
 from runmeter.dialects import CALL, PLAIN, WEAK
 from runmeter.groups import Group, call_of_one
 from runmeter.spans import Change
-from runmeter.twins import INNER, OUTER, SAME, nested, same_id
+from runmeter.twins import INNER, OUTER, SAME, SLACK, nested, same_id
 
 
 class Joining(Counting):
@@ -27,7 +30,9 @@ class Joining(Counting):
     def __init__(self) -> None:
         super().__init__()
         self._nodes: dict[Key, Node] = {}
-        self._ids: dict[str, list[Node]] = {}
+        self._ids: dict[str, list[tuple[int, Key, Node]]] = {}
+        self._longest = 0
+        """Nanoseconds of the longest call with an id."""
         self._uid = 0
         self._retracted: list[Change] = []
         self._gone: dict[int, None] = {}
@@ -116,7 +121,7 @@ class Joining(Counting):
         self._groups[group.uid] = group
         self._scopes.add(reading.scope)
         if reading.response_id is not None:
-            self._ids[reading.response_id] = [node]
+            self._know_id(node, reading)
         call = group.counted = call_of_one(node)
         self._totals = self._totals + call.usage
         return [Change(None, call)]
@@ -141,12 +146,34 @@ class Joining(Counting):
             touched[node.group] = None
 
     def _join_by_id(self, node: Node, reading: Reading, touched: dict[Group, None]) -> None:
-        assert reading.response_id is not None
-        known = self._ids.setdefault(reading.response_id, [])
-        for other in known:
-            if other.reading is not None and same_id(reading, other.reading):
+        for other in self._of_same_id(reading):
+            if other is not node:
                 self._union(node, other, touched)
-        known.append(node)
+        self._know_id(node, reading)
+
+    def _know_id(self, node: Node, reading: Reading) -> None:
+        if reading.response_id is not None:
+            insort(self._ids.setdefault(reading.response_id, []), (reading.started_at, node.key, node))
+            self._longest = max(self._longest, reading.ended_at - reading.started_at)
+
+    def _of_same_id(self, reading: Reading) -> list[Node]:
+        """Spans that are the same call by their response id."""
+        known = self._ids.get(reading.response_id or "")
+        if known is None:
+            return []
+        if reading.scope == semconv.SCOPE:
+            near = known
+        else:
+            near = known[bisect_left(known, (reading.started_at - self._longest - SLACK,)) :]
+        found = []
+        for started_at, _, other in near:
+            if started_at > reading.ended_at + SLACK and reading.scope != semconv.SCOPE:
+                break
+            if other.reading is not None and same_id(reading, other.reading):
+                found.append(other)
+                if reading.scope == semconv.SCOPE:
+                    break
+        return found
 
     def _union(self, one: Node, other: Node, touched: dict[Group, None]) -> None:
         left, right = one.group, other.group

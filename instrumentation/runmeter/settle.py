@@ -171,8 +171,9 @@ class Settler(Closing):
         reading = node.reading
         if reading is not None and reading.response_id is not None:
             known = self._ids.get(reading.response_id)
-            if known is not None and node in known:
-                known.remove(node)
+            entry = (reading.started_at, node.key, node)
+            if known is not None and entry in known:
+                known.remove(entry)
                 if not known:
                     del self._ids[reading.response_id]
         if node.aside is not None:

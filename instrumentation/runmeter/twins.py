@@ -18,9 +18,6 @@ from runmeter.usage import Usage
 
 SLACK: Final = 3_000_000
 """Nanoseconds by which an inner span may stick out of the outer one: two clocks are read in two libraries."""
-ID_SLACK: Final = 1_000_000_000
-"""Nanoseconds between two spans of one response id. Ids are not unique everywhere (Ollama draws `chatcmpl-` and a
-number under 1,000), so spans of one id are one call only if they are near in time and do not contradict each other."""
 STREAM_SLACK: Final = 250_000_000
 """Nanoseconds between the end of a call span and the beginning of the stream that it returned."""
 
@@ -42,11 +39,15 @@ def models_agree(one: str | None, other: str | None) -> bool:
 
 
 def same_id(one: Reading, other: Reading) -> bool:
-    """Two spans with an equal response id speak of one call."""
-    if one.scope == semconv.SCOPE and other.scope == semconv.SCOPE:
-        return True  # record_usage(call_id=…): the caller promises that an id is a call
+    """Two spans with an equal response id speak of one call, if they overlap in time and do not contradict each other.
+
+    Ids are not unique everywhere: Ollama draws `chatcmpl-` and a number under 1,000, and stand-ins for a provider
+    answer with one id for ever. No instrumentation writes two spans of one id for one call: those are two calls.
+    """
+    if one.scope == other.scope:
+        return one.scope == semconv.SCOPE  # record_usage(call_id=…): the caller promises that an id is a call
     gap = max(one.started_at, other.started_at) - min(one.ended_at, other.ended_at)
-    return gap <= ID_SLACK and agree(one.usage, other.usage)
+    return gap <= SLACK and agree(one.usage, other.usage)
 
 
 def inside(one_start: int, one_end: int, other_start: int, other_end: int) -> bool:
