@@ -126,6 +126,16 @@ def test_a_stream_that_outlives_an_implicit_run(meter: Meter) -> None:
     assert len(meter.sink.ends) == 2
 
 
+def test_a_first_call_that_outlives_its_trace(meter: Meter) -> None:
+    """A trace whose only call is a stream that outlives its root is a run all the same, begun and ended by it."""
+    with meter.span("GET /"):
+        stream = meter.begin_call()
+    assert meter.sink.runs == []
+    meter.finish(stream, 100, 0)
+    assert list(meter.sink.tokens().values()) == [100]
+    assert [run.status for run, _ in meter.sink.ends] == ["success"]
+
+
 def test_aggregates_do_not_count(meter: Meter) -> None:
     """An agent span repeats what its calls used; it counts only where no call is known."""
     with runmeter.run() as run:

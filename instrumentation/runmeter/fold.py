@@ -63,13 +63,13 @@ class Fold:
         if entry is None:
             # Begun before we were there: its trace is a run for as long as this span is all we know of it.
             entry = OpenSpan(Trace(reading.trace_id))
-            self._count(reading, entry)
-            if entry.trace.run is not None:
-                self._ended(entry.trace.run, "error" if reading.failed else "success", reading.ended_at)
-        else:
-            self._count(reading, entry)
-            if entry.holds is not None:
-                self.let_go(entry)
+        self._count(reading, entry)
+        run = entry.trace.run
+        if run is not None and entry.trace.roots <= 0 and run.ended_at is None and run.ending is None:
+            # Its first call outlived all of its roots: nothing else is left to end it.
+            self._ended(run, "error" if reading.failed else "success", reading.ended_at)
+        if entry.holds is not None:
+            self.let_go(entry)
 
     def root_began(self, trace: Trace, run: RunState | None) -> None:
         """A span with nothing above it here began."""

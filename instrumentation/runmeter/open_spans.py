@@ -73,7 +73,7 @@ class OpenSpan:
         span = self.span
         if span is None:
             return None
-        return read(ended_span(span, {**(self.start or {}), **attributes_of(span)}))
+        return read(ended_span(span, {**(self.start or {}), **attributes_of(span)}, self.scope))
 
 
 def scope_name(span: ReadableSpan) -> str:
@@ -94,12 +94,11 @@ def attributes_of(span: ReadableSpan) -> Mapping[str, Any]:
         return dict(span.attributes or {})
 
 
-def ended_span(span: ReadableSpan, attributes: Mapping[str, Any]) -> EndedSpan:
-    """The SDK's span as both doors have it."""
+def ended_span(span: ReadableSpan, attributes: Mapping[str, Any], scope: str) -> EndedSpan:
+    """The SDK's span as both doors have it; `scope` is its `scope_name`."""
     parent = span.parent
     trace_id, span_id = span.context[:2]
     started_at = span.start_time or 0
-    scope = span.instrumentation_scope
     return EndedSpan(
         trace_id,
         span_id,
@@ -107,7 +106,7 @@ def ended_span(span: ReadableSpan, attributes: Mapping[str, Any]) -> EndedSpan:
         parent is not None and parent.is_remote,
         span.name,
         span.kind.value + 1,  # the API counts from INTERNAL = 0, OTLP from INTERNAL = 1
-        "" if scope is None else scope.name,
+        scope,
         span.resource.attributes,
         attributes,
         started_at,

@@ -145,13 +145,14 @@ class Processor(SpanProcessor):
             if entry is None:
                 if key in self._inherited:
                     return  # Begun before the fork: it is the parent's to count.
-                if not is_plain(scope_name(span), attributes):
-                    self._do(self.fold.count, read(ended_span(span, attributes)), None)
+                scope = scope_name(span)
+                if not is_plain(scope, attributes):
+                    self._do(self.fold.count, read(ended_span(span, attributes, scope)), None)
                 return
             if not is_plain(entry.scope, attributes, below_a_run=entry.run is not None):
                 if entry.start is not None and span.dropped_attributes:
                     attributes = {**entry.start, **attributes}
-                reading = read(ended_span(span, attributes))
+                reading = read(ended_span(span, attributes, entry.scope))
                 if reading.role and not self._scopes.get(entry.scope):
                     self._scopes[entry.scope] = True
                 self._do(self.fold.count, reading, entry)
