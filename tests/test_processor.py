@@ -102,9 +102,9 @@ def test_two_local_roots_at_once_end_together(meter: Meter) -> None:
 def test_a_stream_that_outlives_its_run(meter: Meter) -> None:
     """Usage that comes after the run's end is added, by a later final; a repeat of what was counted is not."""
     with runmeter.run() as run:
+        repeat = meter.begin_call()
         meter.call(1, 0, response_id="first")
         stream = meter.begin_call()
-        repeat = meter.begin_call()
     assert [info.run_id for info, _ in meter.sink.ends] == [run.run_id]
     meter.finish(stream, 100, 50)
     assert meter.sink.usage(run.run_id).total_tokens == 151
