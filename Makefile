@@ -1,9 +1,11 @@
 # Each target makes the environment it needs in $(VENV) and says what it installs. Nothing is installed elsewhere.
 #   make run PYTHON=/usr/bin/python3.13     another Python
 #   make test ARGS="tests/test_settle.py"   what pytest gets
+#   make bench BENCH=tests/benchmarks/bench_store.py
 
 VENV ?= .venv
 ARGS ?=
+BENCH ?= $(sort $(wildcard tests/benchmarks/bench_*.py))
 # The first Python here that is new enough.
 ifeq ($(origin PYTHON), undefined)
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -31,7 +33,7 @@ test-live: $(VENV)/.has-dev ## Real frameworks at their current releases, an env
 	@exec $(BIN)/python tests/live/run.py $(ARGS)
 
 bench: $(VENV)/.has-dev ## Speed, as ratios against peers and floors measured in the same run
-	@exec $(BIN)/python -m pytest tests/benchmarks $(ARGS)
+	@for bench in $(BENCH); do echo "== $$bench"; $(BIN)/python "$$bench" $(ARGS) || exit; done
 
 lint: $(VENV)/.has-dev ## ruff and mypy
 	@$(BIN)/ruff check .
