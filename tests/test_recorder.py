@@ -17,6 +17,7 @@ from recording import NOON, FlakyStore, call, new, run_info, unpriced
 
 from runmeter.spans import Change
 from runmeter.usage import Usage
+from runmeter_exporter import link as link_module
 from runmeter_exporter import writer as writer_module
 from runmeter_exporter.core import RecorderCore
 from runmeter_exporter.memory import MemoryRunStore
@@ -609,7 +610,7 @@ def test_many_threads_and_a_slow_store_lose_nothing(store, recorder, monkeypatch
 
 def test_the_connection_is_let_go_when_idle(store, monkeypatch):
     """Some time after the last write the store is told to release."""
-    monkeypatch.setattr(writer_module, "RELEASE_AFTER", 0.05)
+    monkeypatch.setattr(link_module, "RELEASE_AFTER", 0.05)
     recorder = Recorder(store.open, throttle=0.01, price=unpriced)
     recorder.settled(run_info(), new(call(1)))
     store.wait_until(lambda: store.released >= 1)

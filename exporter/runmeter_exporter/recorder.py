@@ -23,10 +23,11 @@ from runmeter.spans import Call, Change
 from runmeter.usage import Usage
 from runmeter_exporter import forking
 from runmeter_exporter.core import HEARTBEAT, MAX_RUNS, RecorderCore
+from runmeter_exporter.link import IMPORT_WITHIN
 from runmeter_exporter.prices import PriceBook
 from runmeter_exporter.store import DEADLINE, RunStore, default_url, open_store
 from runmeter_exporter.totals import End
-from runmeter_exporter.writer import IMPORT_WITHIN, Writer
+from runmeter_exporter.writer import Writer
 
 LEAVE_WITHIN = 2.0
 """Seconds that leaving waits for the store."""
@@ -142,7 +143,7 @@ class Recorder:
     def after_fork(self) -> None:
         """In a forked child: the parent's runs are the parent's; this is a new source. Idempotent."""
         if self._pid != os.getpid():
-            self._writer.disown()
+            self._writer.link.disown()
             self._renew(forked=True)
 
     def hold_still(self, timeout: float) -> None:
@@ -161,13 +162,13 @@ class Recorder:
             self._writer.put(run, what, *args)
 
     def _write_through(self) -> None:
-        if not self._writer.failing:
+        if not self._writer.link.failing:
             self._writer.wait(DEADLINE + 1, patient=False)
 
     def _say_unwritten(self, timeout: float) -> None:
         runs, calls, tokens = self._writer.unwritten()
         if runs and sys.stderr is not None:
-            why = f": {self._writer.last_error}" if self._writer.last_error else ""
+            why = f": {self._writer.link.last_error}" if self._writer.link.last_error else ""
             print(
                 f"runmeter: could not write the last of {runs} {'run' if runs == 1 else 'runs'} ({calls:,} calls, "
                 f"{tokens:,} tokens in all) to {self.url_for_humans} within {timeout:g} s{why}",

@@ -1,4 +1,4 @@
-"""The thread that writes what a process counted: one per process, one connection at most, none while idle."""
+"""The thread that writes what a process counted: one per process, fed without a lock, patient with its store."""
 
 from __future__ import annotations
 
@@ -14,22 +14,18 @@ from typing import Any
 from opentelemetry import context
 
 from runmeter.sink import RunInfo
-from runmeter_exporter import forking
 from runmeter_exporter.core import RecorderCore, Unwritten
+from runmeter_exporter.link import IMPORT_WITHIN, Link
 from runmeter_exporter.store import RunStore
 
 _log = logging.getLogger("runmeter")
 
 INBOX = 4096
 """Messages waiting for the writer; beyond, the agent's own thread adds them up while the writer waits for the store."""
-RELEASE_AFTER = 5.0
-"""Seconds without a write after which the connection is let go."""
 FIRST_RETRY, LAST_RETRY = 0.1, 3.0
 """Seconds between attempts: doubling, with jitter, so that a fleet does not come back all at once."""
 HURRIED_RETRY = 0.1
 """Seconds between attempts while somebody waits."""
-IMPORT_WITHIN = 10.0
-"""Seconds that importing a database library may take on a very busy machine."""
 
 
 class _Ticket:
@@ -58,35 +54,21 @@ class Writer:
     ) -> None:
         """`open_store` is called in the writer's thread, before the first write and again until it succeeds."""
         self.core = core
-        self.last_error = ""
-        """Why the store cannot be written to now; empty when it can."""
-        self._open = open_store
-        self._url_for_humans = url_for_humans
+        self.link = Link(open_store, url_for_humans, clock)
         self._clock = clock
         self._random = random or Random()
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._hot: set[RunInfo] = set()  # runs that the writer will look at by itself: more of them needs no waking
         self._folding = threading.Lock()  # guards the core; held for arithmetic only
-        self._opening = threading.Lock()  # held while importing what the store needs
-        self._storing = threading.Lock()  # held while talking to the store
-        self._opened = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._store: RunStore | None = None
-        self._used_at: float | None = None
-        self._held: list[threading.Lock] = []
+        self._held_still = False
         self._tickets: list[_Ticket] = []
         self._failures = 0
-        self._failing_since: float | None = None
         self._stop = False
 
     # On the agent's threads
-
-    @property
-    def failing(self) -> bool:
-        """The store could not be written to last time."""
-        return self._failing_since is not None
 
     @property
     def idle(self) -> bool:
@@ -147,32 +129,19 @@ class Writer:
 
     def ready(self, timeout: float) -> bool:
         """Wait until the store's libraries are imported; True at once where nothing needs them."""
-        return self._thread is None or self._opened.wait(timeout)
+        return self._thread is None or self.link.opened(timeout)
 
     def hold_still(self, timeout: float) -> None:
-        """Before a fork: nothing in the middle of an import or a transaction, no connection that two would share.
-
-        A store that does not answer is waited for `timeout` seconds; an import, which a child could never finish and
-        would wait for for ever, as long as it takes.
-        """
-        for lock, patience in (
-            (self._opening, IMPORT_WITHIN),
-            (self._folding, IMPORT_WITHIN),
-            (self._storing, timeout),
-        ):
-            if lock.acquire(timeout=patience):
-                self._held.append(lock)
-        if self._storing in self._held and self._store is not None:
-            self._quietly(self._store.release)
+        """Before a fork: nothing in the middle of a sum, an import or a transaction (see `Link.hold_still`)."""
+        self.link.hold_still(timeout)
+        self._held_still = self._folding.acquire(timeout=IMPORT_WITHIN)
 
     def go_on(self) -> None:
         """After a fork, in the parent."""
-        while self._held:
-            self._held.pop().release()
-
-    def disown(self) -> None:
-        """After a fork, in the child: this is the parent's."""
-        forking.keep(self._store)
+        if self._held_still:
+            self._held_still = False
+            self._folding.release()
+        self.link.go_on()
 
     def _start(self) -> None:
         # Not blocking: who loses the race, or comes from a finaliser in the middle of it, is served by the winner.
@@ -205,17 +174,13 @@ class Writer:
                 _log.exception("runmeter: the recorder met an error of its own and goes on")
                 with self._folding:
                     self._back_off()
-        store, self._store = self._store, None
-        if store is not None:
-            with self._storing:
-                self._quietly(store.dispose)
+        self.link.dispose()
 
     def _sleep(self) -> float | None:
         """Seconds until there is something to do by itself; None for never."""
         with self._folding:
             due = self.core.next_due()
-        release = None if self._used_at is None else self._used_at + RELEASE_AFTER
-        known = [moment for moment in (due, release) if moment is not None]
+        known = [moment for moment in (due, self.link.release_due()) if moment is not None]
         return max(0.0, min(known) - self._clock()) if known else None
 
     def _step(self) -> None:
@@ -231,9 +196,9 @@ class Writer:
                 self._cool()
                 more = bool(self._tickets) and not held and len(core.throttle) > 0
             if snapshots:
-                written = self._store_it(lambda store: store.write(snapshots))  # noqa: B023 - called at once
+                written = self.link.call(lambda store: store.write(snapshots))  # noqa: B023 - called at once
             elif beats:
-                written = self._store_it(lambda store: store.heartbeat(beats))  # noqa: B023 - called at once
+                written = self.link.call(lambda store: store.heartbeat(beats))  # noqa: B023 - called at once
             elif more:
                 continue
             else:
@@ -242,17 +207,14 @@ class Writer:
                 if not written:
                     self._back_off()
                     return
+                self._failures = 0
                 if snapshots:
                     core.wrote(self._clock())
                 else:
                     core.told(self._clock(), beats)
         with self._folding:
             self._answer(*((now, False) if held else (float("inf"), True)))
-        if self._used_at is not None and self._clock() - self._used_at >= RELEASE_AFTER:
-            self._used_at = None
-            if self._store is not None:
-                with self._storing:
-                    self._quietly(self._store.release)
+        self.link.release_if_idle()
 
     def _drain(self) -> None:
         inbox = self._inbox
@@ -284,46 +246,12 @@ class Writer:
             ticket.ok = ok
             ticket.done.set()
 
-    def _store_it(self, what: Callable[[RunStore], object]) -> bool:
-        try:
-            if self._store is None:
-                with self._opening:
-                    try:
-                        self._store = self._open()
-                    finally:
-                        self._opened.set()
-            with self._storing:
-                what(self._store)
-        except Exception as error:
-            self._used_at = self._clock()
-            self.last_error = " ".join(str(error).split())[:300] or type(error).__name__
-            if self._failing_since is None:
-                self._failing_since = self._used_at
-                _log.warning(
-                    "runmeter: cannot write to %s: %s. The agent goes on, totals stay in memory, writing is retried",
-                    self._url_for_humans,
-                    self.last_error,
-                )
-            return False
-        self._used_at = self._clock()
-        if self._failing_since is not None:
-            away = self._used_at - self._failing_since
-            self._failing_since, self._failures, self.last_error = None, 0, ""
-            _log.warning("runmeter: %s answers again after %.1f s, writing goes on", self._url_for_humans, away)
-        return True
-
     def _back_off(self) -> None:
         now = self._clock()
         self._answer(now, False)
         delay = min(LAST_RETRY, FIRST_RETRY * 2 ** min(self._failures, 10)) * (0.5 + self._random.random() / 2)
         self._failures += 1
         self.core.failed(now, now + (min(delay, HURRIED_RETRY) if self._tickets else delay))
-
-    def _quietly(self, let_go: Callable[[], None]) -> None:
-        try:
-            let_go()
-        except Exception as error:
-            _log.debug("runmeter: letting go of %s failed: %s", self._url_for_humans, error)
 
 
 def _suppress_instrumentation() -> None:
