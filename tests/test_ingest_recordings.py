@@ -186,3 +186,29 @@ def test_a_grace_that_runs_out_in_the_middle(
         assert settled.input_tokens <= truth["input_tokens"] + truth.get("embedding_input_tokens", 0)
         assert settled.output_tokens <= truth["output_tokens"]
     assert store.verify() == []
+
+
+def test_mutated_requests_harm_nothing(
+    open_stores: Open, sqlite_url: str, ingest_of: Callable[[RunStore], Ingest]
+) -> None:
+    """Whatever is done to requests, they are taken or refused as bad, and what was stored before stays as it was."""
+    store = open_stores(sqlite_url)
+    ingest = ingest_of(store)
+    cases = list(CASES.values())
+    kept = cases[0].path.read_bytes()
+    post(ingest, kept)
+    ids = [run.run_id for run in store.watch().runs]
+    ingest.close_runs(ids)
+    before = [store.run(run_id) for run_id in ids]
+    draw = random.Random(4)
+    statuses = set()
+    for _ in range(600):
+        body = bytearray(draw.choice(cases[1:]).path.read_bytes())
+        for _ in range(draw.randrange(1, 9)):
+            at = draw.randrange(len(body))
+            body[at : at + draw.choice((0, 1, 9))] = draw.randbytes(draw.choice((0, 1, 4)))
+        statuses.add(ingest.handle("/v1/traces", bytes(body), PROTOBUF, draw.choice((None, None, None, "gzip")))[0])
+    assert statuses == {200, 400}
+    ingest.close_runs([run.run_id for run in store.watch().runs])
+    assert [store.run(run_id) for run_id in ids] == before
+    assert store.verify() == []

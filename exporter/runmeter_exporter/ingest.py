@@ -13,15 +13,14 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
-from runmeter import semconv
-from runmeter.call import Reading, clean, is_plain, read
-from runmeter.spans import Call, EndedSpan
+from runmeter.call import Reading
+from runmeter.spans import Call
 from runmeter.usage import Usage
 from runmeter_exporter import otlp
-from runmeter_exporter.bounds import ID_LIMIT
 from runmeter_exporter.closing import close_runs, expire
 from runmeter_exporter.intake import Intake
 from runmeter_exporter.otlp import OtlpError
+from runmeter_exporter.otlp.reading import reading_of
 from runmeter_exporter.prices import PriceBook
 from runmeter_exporter.store import Heartbeat, RunStore, SchemaMismatch, StoreError, StoreUnavailable
 
@@ -72,13 +71,13 @@ class Ingest:
         store: RunStore,
         *,
         price: Callable[[Call], Usage] | None = None,
-        retention: float = RETENTION,
+        ledger_retention: float = RETENTION,
         queue_spans: int = QUEUE_SPANS,
         wait: float = WAIT,
         now: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`price`: what a call costs (default: the operator's prices, then genai-prices). `retention`, `wait`: seconds.
+        """`price`: what a call costs (default: the operator's prices, then genai-prices). Durations are seconds.
 
         `now` is wall time in nanoseconds, for expiry; `clock` seconds that never jump. PriceFileError where the
         operator's prices cannot be read: a server that would bill wrongly should not start.
@@ -86,7 +85,7 @@ class Ingest:
         self.source = f"sidecar:{uuid.uuid4().hex}"
         self._store = store
         self._intake = Intake(store, price or PriceBook.from_environment(strict=True).price_call, now)
-        self._retention = retention
+        self._retention = ledger_retention
         self._queue_spans = queue_spans
         self._wait = wait
         self._now = now
@@ -275,25 +274,6 @@ class Ingest:
         if count:
             with self._changed:
                 self._counts[(family, label)] += count
-
-
-def reading_of(span: EndedSpan) -> Reading:
-    """What a span says; of one that is only a link between its parent and its children no more than its place."""
-    attributes = span.attributes
-    if span.parent_id is None or span.parent_is_remote:
-        return read(span)
-    explicit = semconv.RUN_ID in attributes
-    if not is_plain(span.scope, attributes, below_a_run=explicit):
-        return read(span)
-    run_id = attributes[semconv.RUN_ID] if explicit else None
-    return Reading(
-        span.trace_id,
-        span.span_id,
-        span.parent_id,
-        started_at=span.started_at,
-        ended_at=span.ended_at,
-        run_id=(clean(run_id, ID_LIMIT).strip() or None) if isinstance(run_id, str) else None,
-    )
 
 
 def _why(rejected: Counter[str]) -> str:

@@ -20,7 +20,11 @@ from runmeter_exporter.store import RunStore, StoreUnavailable, Transaction
 from runmeter_exporter.traces import Move, Trace, TraceCache
 
 CACHED_RUNS = 2_000
-"""Runs whose fold is remembered between requests."""
+"""Runs whose fold is remembered between requests …"""
+CACHED_READINGS = 100_000
+"""… and spans in them, a kilobyte each at most."""
+TRIM_EVERY = 10_000
+"""Spans taken between two looks at how much is remembered."""
 TRACE_LIMIT = 100_000
 """Spans of one trace beyond which those that only link others are not remembered any more."""
 TRIES = 10
@@ -46,6 +50,7 @@ class Intake:
         self._price = price
         self._traces = TraceCache()
         self._folds: OrderedDict[str, RunFold] = OrderedDict()
+        self._grown = 0
         self.refused: Counter[str] = Counter()
         """Snapshots that the store refused, by reason."""
         self.unlinked = 0
@@ -169,6 +174,7 @@ class Intake:
                 rows.append(row_of(reading, run_id, order, hour, priced))
         if tx.ledger.insert(rows) != len(rows):
             raise Stale("spans")
+        self._grown += len(rows)
         return len(rows), self.write(tx, folds, lost)
 
     def _place(self, tx: Transaction, readings: Sequence[Reading]) -> tuple[list[Reading], list[Move]]:
@@ -225,7 +231,12 @@ class Intake:
             self._folds.move_to_end(fold.run_id)
         while len(self._folds) > CACHED_RUNS:
             self._folds.popitem(last=False)
-        self._traces.trim()
+        if self._grown >= TRIM_EVERY:
+            self._grown = 0
+            self._traces.trim()
+            held = sum(len(fold.settler) for fold in self._folds.values())
+            while held > CACHED_READINGS and self._folds:
+                held -= len(self._folds.popitem(last=False)[1].settler)
 
 
 def vanishes(fold: RunFold, stored: StoredRun | None) -> bool:

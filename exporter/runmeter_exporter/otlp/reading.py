@@ -1,0 +1,26 @@
+"""What door 2 reads of a span; most say nothing of usage, and are told by a few set operations on their keys."""
+
+from __future__ import annotations
+
+from runmeter import semconv
+from runmeter.call import ID_LIMIT, Reading, clean, is_plain, read
+from runmeter.spans import EndedSpan
+
+
+def reading_of(span: EndedSpan) -> Reading:
+    """What a span says; of one that is only a link between its parent and its children no more than its place."""
+    attributes = span.attributes
+    if span.parent_id is None or span.parent_is_remote:
+        return read(span)
+    explicit = semconv.RUN_ID in attributes
+    if not is_plain(span.scope, attributes, below_a_run=explicit):
+        return read(span)
+    run_id = attributes[semconv.RUN_ID] if explicit else None
+    return Reading(
+        span.trace_id,
+        span.span_id,
+        span.parent_id,
+        started_at=span.started_at,
+        ended_at=span.ended_at,
+        run_id=(clean(run_id, ID_LIMIT).strip() or None) if isinstance(run_id, str) else None,
+    )
