@@ -194,7 +194,7 @@ def test_mutated_requests_harm_nothing(
     """Whatever is done to requests, they are taken or refused as bad, and what was stored before stays as it was."""
     store = open_stores(sqlite_url)
     ingest = ingest_of(store)
-    cases = list(CASES.values())
+    cases = [case for case in CASES.values() if case.path.stat().st_size]
     kept = cases[0].path.read_bytes()
     post(ingest, kept)
     ids = [run.run_id for run in store.watch().runs]
