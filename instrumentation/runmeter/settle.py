@@ -21,10 +21,13 @@ from runmeter.closing import Closing
 from runmeter.dialects import CALL, PLAIN, WEAK
 from runmeter.groups import Group
 from runmeter.spans import Call, Change
+from runmeter.usage import Usage
 
 LIMIT: Final = 1024
 """Spans remembered per run. Beyond it the oldest finished ones are frozen: what they counted stays, repeats of them
 that come later are not recognised."""
+
+_DAY: Final = 86_400_000_000_000
 
 FrozenKey = tuple[str, str, str, int]
 """Provider, model, caller and day (since the epoch) of calls whose spans were forgotten."""
@@ -137,30 +140,45 @@ class Settler(Closing):
         self._closed = True
 
     def _evict(self) -> None:
+        """Freeze the oldest spans down to three quarters of the limit, the finished ones first."""
         target = self._limit * 3 // 4
+        calls: list[Call] = []
         for finished in (True, False):
             for node in list(self._nodes.values()):
                 if len(self._nodes) <= target:
-                    return
+                    break
                 if node.key in self._nodes and (not finished or (node.seen and not node.kids)):
-                    self._freeze(node)
+                    self._freeze(node, calls)
+        self._hold(calls)
 
-    def _freeze(self, node: Node) -> None:
+    def _freeze(self, node: Node, calls: list[Call]) -> None:
         """Forget the spans of one unit; what it counted stays counted."""
         group = node.group
         if not isinstance(group, Group):
             self._forget(node)
             return
         for frozen in (group, *group.mates):
-            self._pairs.drop(frozen)
+            if frozen.index_keys:
+                self._pairs.drop(frozen)
             self._groups.pop(frozen.uid, None)
-            call = frozen.counted
-            if call is not None:
-                key = (call.provider, call.model, call.caller, _day(call.ended_at))
-                held = self._frozen.get(key)
-                self._frozen[key] = call if held is None else _add_up(held, call)
+            if frozen.counted is not None:
+                calls.append(frozen.counted)
             for member in frozen.members:
                 self._forget(member)
+
+    def _hold(self, calls: list[Call]) -> None:
+        """Add up what was frozen by provider, model, caller and day."""
+        cells: dict[FrozenKey, list[Call]] = {}
+        for call in calls:
+            cells.setdefault((call[0], call[1], call[2], call[5] // _DAY), []).append(call)
+        for key, alike in cells.items():
+            held = self._frozen.get(key)
+            if held is not None:
+                alike.append(held)
+            usage = Usage(*map(sum, zip(*[call.usage for call in alike], strict=True)))
+            costs = [call.reported_cost_nanousd for call in alike if call.reported_cost_nanousd is not None]
+            ended_at = max(call.ended_at for call in alike)
+            self._frozen[key] = Call(*key[:3], usage, sum(costs) if costs else None, ended_at)
 
     def _forget(self, node: Node) -> None:
         self._nodes.pop(node.key, None)
@@ -215,15 +233,3 @@ class Settler(Closing):
         self._limit = limit
         if node.excluded:
             self.exclude(*node.key, node.excluded)
-
-
-def _add_up(held: Call, call: Call) -> Call:
-    known = [cost for cost in (held.reported_cost_nanousd, call.reported_cost_nanousd) if cost is not None]
-    cost = sum(known) if known else None
-    return Call(
-        held.provider, held.model, held.caller, held.usage + call.usage, cost, max(held.ended_at, call.ended_at)
-    )
-
-
-def _day(ended_at: int) -> int:
-    return ended_at // 86_400_000_000_000
