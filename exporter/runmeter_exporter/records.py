@@ -21,15 +21,38 @@ _COUNTERS = len(Usage._fields)
 
 def run_record(run: StoredRun) -> tuple[Any, ...]:
     """The row of a run, in the order of the table."""
-    aside = ""
-    if run.set_aside:
-        aside = _encode([(*place, *held) for place, held in run.set_aside.items()])
     return (
         run.run_id, run.thread_id, run.service, run.agent, run.user_id, packed_tags(run.tags), run.status,
         run.usage_state, run.owner, run.ended_by, run.trace_id, run.root_span_id, run.started_at, run.updated_at,
         run.ended_at, run.stop_reason, run.first_status, run.counted_status, run.orphanings, run.overflow, run.version,
-        run.listed_at, _states(run.sources), aside, 0 if run.closed else 1,
+        run.listed_at, _states(run.sources), _aside(run), 0 if run.closed else 1,
     )  # fmt: skip
+
+
+def progress_record(was: StoredRun, run: StoredRun) -> tuple[Any, ...] | None:
+    """The few columns that a progress write changes (`statements.PROGRESS_COLUMNS`), or None where more has changed."""
+    if (
+        was.status != run.status
+        or was.usage_state != run.usage_state
+        or was.owner != run.owner
+        or was.started_at != run.started_at
+        or was.ended_at != run.ended_at
+        or was.ended_by != run.ended_by
+        or was.counted_status != run.counted_status
+        or was.orphanings != run.orphanings
+        or was.thread_id != run.thread_id
+        or was.service != run.service
+        or was.agent != run.agent
+        or was.user_id != run.user_id
+        or was.trace_id != run.trace_id
+        or was.root_span_id != run.root_span_id
+        or was.stop_reason != run.stop_reason
+        or was.first_status != run.first_status
+        or was.tags != run.tags
+        or run.closed
+    ):
+        return None
+    return (run.run_id, run.overflow, run.updated_at, run.version, _states(run.sources), _aside(run))
 
 
 def stored_run(row: Sequence[Any]) -> StoredRun:
@@ -58,6 +81,10 @@ def open_run(run_id: str, version: int, state: str, owner: str | None, ended_by:
 
 def _sources(text: str) -> dict[str, SourceState]:
     return {source: SourceState(state[0], state[1]) for source, state in _decode(text)[0].items()} if text else {}
+
+
+def _aside(run: StoredRun) -> str:
+    return _encode([(*place, *held) for place, held in run.set_aside.items()]) if run.set_aside else ""
 
 
 def _states(sources: Mapping[str, SourceState]) -> str:

@@ -14,6 +14,7 @@ from runmeter_exporter.records import (
     cell_id,
     cell_record,
     daily_record,
+    progress_record,
     rollup_record,
     run_record,
     stored_run,
@@ -77,11 +78,15 @@ class SqlRows(SqlReads):
 
     def save(self, changes: Sequence[tuple[StoredRun | None, StoredRun]]) -> None:
         """See Rows."""
-        new, known, whole, usage, gone = [], [], [], [], []
+        new: list[tuple[Any, ...]] = []
+        known: list[tuple[Any, ...]] = []
+        progress, whole, usage, gone = [], [], [], []
         made = self._dialect.locks_rows
         for was, run in changes:
-            if was is None and not made:
-                new.append(run_record(run))
+            if was is None:
+                (known if made else new).append(run_record(run))
+            elif little := progress_record(was, run):
+                progress.append(little)
             else:
                 known.append(run_record(run))
             before: Mapping[Any, Any] = was.cells if was is not None else {}
@@ -100,6 +105,7 @@ class SqlRows(SqlReads):
         statements, connection = self._statements, self._connection
         statements.run_insert.many(connection, new)
         statements.run_update.many(connection, known)
+        statements.run_progress.many(connection, progress)
         statements.cell_upsert.many(connection, whole)
         statements.cell_update.many(connection, usage)
         statements.cell_delete.many(connection, gone)

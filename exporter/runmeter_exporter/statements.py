@@ -16,6 +16,7 @@ from runmeter_exporter.dialects import Dialect
 from runmeter_exporter.schema import COUNTERS, SETTLED, meta, rollup, run_usage, runs, sources, usage_daily
 
 RUN_COLUMNS = tuple(column.name for column in runs.c)
+PROGRESS_COLUMNS = ("overflow", "updated_at", "version", "sources", "set_aside")
 CELL_COLUMNS = tuple(column.name for column in run_usage.c)
 ROLLUP_COLUMNS = tuple(column.name for column in rollup.c)
 DAILY_COLUMNS = tuple(column.name for column in usage_daily.c)
@@ -55,6 +56,14 @@ class Statements:
             .where(runs.c.run_id == bindparam("run_id_"))
             .values({name: bindparam(name) for name in RUN_COLUMNS[1:]}),
             ("run_id_", *RUN_COLUMNS[1:]),
+        )
+        # What progress changes stands in no index that an open run is in: an UPDATE that names an indexed column writes the index, changed
+        # or not.
+        self.run_progress = make(
+            update(runs)
+            .where(runs.c.run_id == bindparam("run_id_"))
+            .values({name: bindparam(name) for name in PROGRESS_COLUMNS}),
+            ("run_id_", *PROGRESS_COLUMNS),
         )
         upsert = dialect.insert(run_usage)
         self.cell_upsert = make(

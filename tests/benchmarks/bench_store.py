@@ -53,14 +53,16 @@ def due(revision: int, final: bool = False) -> list[RunSnapshot]:
 
 
 def raw(path: Path) -> Callable[[int], None]:
-    """The floor: the rows that a progress write changes, prebuilt, by sqlite3's executemany in one transaction."""
+    """The floor: the same rows, whole and prebuilt, written by sqlite3's executemany in one transaction.
+
+    It reads nothing. The store first reads what it merges into, and then writes only the columns that changed.
+    """
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA wal_autocheckpoint=4000")
     names = [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
     counters = ", ".join(f"{name} = ?" for name in Usage._fields)
-    # All columns but the key, as the store writes them.
     before = {row[0]: row for row in connection.execute(f"SELECT {', '.join(names)} FROM runs")}
     update = f"UPDATE runs SET {', '.join(f'{name} = ?' for name in names[1:])} WHERE run_id = ?"
     cell = cell_id(SOURCE, KEY)
