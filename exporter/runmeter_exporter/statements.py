@@ -57,8 +57,8 @@ class Statements:
             .values({name: bindparam(name) for name in RUN_COLUMNS[1:]}),
             ("run_id_", *RUN_COLUMNS[1:]),
         )
-        # What progress changes stands in no index that an open run is in: an UPDATE that names an indexed column writes the index, changed
-        # or not.
+        # What progress changes stands in no index that an open run is in: an UPDATE that names an indexed column writes
+        # the index, changed or not.
         self.run_progress = make(
             update(runs)
             .where(runs.c.run_id == bindparam("run_id_"))
