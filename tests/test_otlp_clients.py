@@ -14,9 +14,10 @@ from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.trace import Status, StatusCode
 from provider import Provider
+from sidecar_process import Sidecar, until
 
 from runmeter_exporter.app import create_otlp_app
 from runmeter_exporter.ingest import Ingest
@@ -98,6 +99,24 @@ def test_pythons_batch_processor(compression: Compression, door: tuple[RunStore,
     assert (run["status"], run["agent"], run["service"]) == ("error", "writer", "python-agent")
     assert (run["total_input_tokens"], run["llm_call_count"]) == (sum(range(1000, 1020)), 20)
     assert store.verify() == []
+
+
+def test_a_real_sidecar_settles_what_an_exporter_sends(sqlite_url: str) -> None:
+    """`runmeter serve` shows a run while it works, settles it when its grace is over, and leaves on SIGTERM with 0."""
+    with Sidecar(sqlite_url, "--grace", "0.1") as sidecar:
+        exporter = OTLPSpanExporter(endpoint=f"{sidecar.otlp_url}/v1/traces")
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        tracer = provider.get_tracer("agents")
+        used = {"gen_ai.usage.input_tokens": 11, "gen_ai.usage.output_tokens": 1, "gen_ai.operation.name": "chat"}
+        with tracer.start_as_current_span("turn", attributes={"gen_ai.conversation.id": "live"}):
+            tracer.start_span("chat", attributes={**used, "gen_ai.conversation.id": "live"}).end()
+            active = sidecar.get("/api/threads/live/token-usage?include_active=true")
+            assert (active["total_tokens"], active["active_runs"]) == (12, 1)
+            assert sidecar.get("/api/threads/live/token-usage")["total_tokens"] == 0
+        provider.shutdown()
+        until(lambda: sidecar.get("/api/threads/live/token-usage")["total_tokens"] == 12, "the run settles")
+        assert sidecar.stop() == 0
 
 
 @pytest.mark.live
