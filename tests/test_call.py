@@ -212,6 +212,21 @@ def test_a_previous_response_is_no_thread() -> None:
     assert read(span(attributes)).thread_id == "resp_1"
 
 
+def test_agents_are_named_after_their_spans_where_nothing_else_names_them() -> None:
+    """OpenInference and Google ADK 1 name the span; what calls itself an agent and is a workflow or a node is none."""
+    assert read(span({"openinference.span.kind": "AGENT"}, scope="x", name="boss")).agent == "boss"
+    assert read(span({}, scope="gcp.vertex.agent", name="agent_run [boss]")).agent == "boss"
+    assert read(span({semconv.OPERATION_NAME: "invoke_agent"}, name="invoke_agent")).agent is None
+    workflow = read(
+        span(
+            {"openinference.span.kind": "AGENT"},
+            scope="openinference.instrumentation.openai_agents",
+            name="Agent workflow",
+        )
+    )
+    assert (workflow.role, workflow.agent) == (Role.AGGREGATE, None)
+
+
 def test_estimates_are_not_usage() -> None:
     """OpenLIT's own count of a stream that ended without usage is not what the provider reported."""
     streamed = chat(input=4, output=3) | {"gen_ai.request.stream": True}

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from runmeter import semconv
 from runmeter.dialects import (
     AGENT,
+    AGGREGATE,
     CALL,
     DEFAULT,
     DIALECTS,
@@ -320,8 +321,12 @@ def _read(span: EndedSpan) -> Reading:
     agent = caller = thread_id = None
     if raw[_AGENT] is not None:
         agent = _text(raw[_AGENT], LABEL_LIMIT)
-    if agent is None and role == AGENT:
-        agent = _agent_in(name, dialect)
+    if role == AGENT:
+        if dialect.agent_key is not None and dialect.agent_key not in attributes:
+            role = AGGREGATE
+            agent = None
+        elif agent is None:
+            agent = _agent_in(name, dialect)
     if raw[_CALLER] is not None:
         caller = _text(raw[_CALLER], LABEL_LIMIT)
     elif raw[_SUBAGENT] is not None:
@@ -387,7 +392,9 @@ _new: Final[Any] = tuple.__new__
 def _agent_in(name: str, dialect: Dialect) -> str | None:
     """The agent whose span has no attribute with its name: OpenInference and Google ADK 1 name the span after it."""
     found = dialect.agent_in_name.match(name) if dialect.agent_in_name is not None else None
-    return _text(found[1] or found[2] if found else name.removeprefix("invoke_agent "), LABEL_LIMIT)
+    if found:
+        return _text(found[1] or found[2], LABEL_LIMIT)
+    return None if name == "invoke_agent" else _text(name.removeprefix("invoke_agent "), LABEL_LIMIT)
 
 
 def _role(raw: list[Any], plan: _Plan, name: str, failed: bool) -> Role:

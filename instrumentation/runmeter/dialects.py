@@ -156,6 +156,8 @@ class Dialect(NamedTuple):
     """Roles by the beginning of a span's name, for spans that no attribute describes."""
     failed_names: tuple[tuple[str, Role], ...] = ()
     """The same for spans that failed: libraries that set attributes only on success."""
+    agent_key: str | None = None
+    """An agent span without this key is no agent but a workflow, or a step of a graph."""
     agent_in_name: re.Pattern[str] | None = None
     """Finds an agent's name in a span's name."""
     after_the_fact: bool = False
@@ -193,7 +195,10 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "openlit.instrumentation.openai": Dialect(
         measured_key="gen_ai.usage.cache_read.input_tokens", failed_names=(("chat ", CALL),)
     ),
-    "openlit.instrumentation.langgraph": Dialect(aggregates_count=False),
+    # Its invoke_agent spans are the nodes of the graph; no key tells a real agent from them.
+    "openlit.instrumentation.langgraph": Dialect(aggregates_count=False, agent_key=""),
+    # OpenInference for OpenAI Agents 2.6.0: the trace around the agents is of kind AGENT too, but no node of the graph.
+    "openinference.instrumentation.openai_agents": Dialect(agent_key="graph.node.id"),
     # Google ADK 1.14.1: no operation name; thoughts and cached tokens only inside the JSON of the response. ADK 2.13
     # keeps the names and says the operation as well.
     "gcp.vertex.agent": Dialect(
