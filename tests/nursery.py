@@ -8,14 +8,16 @@ Each line on stdin, `RUN_ID THREAD_ID [CALLS]`, forks an agent with a run of its
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
-import sqlalchemy.dialects.postgresql
-import sqlalchemy.dialects.sqlite  # noqa: F401  imported once here rather than in every child
-
 import runmeter
-import runmeter_exporter.recorder  # noqa: F401
+
+for module in ("genai_prices.data", "psycopg", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite",
+               "runmeter.counters", "runmeter.enable", "runmeter.providers", "runmeter.record", "runmeter.sampling",
+               "runmeter_exporter.known_prices", "runmeter_exporter.recorder", "runmeter_exporter.sql"):
+    importlib.import_module(module)  # once here, rather than for seconds in every child
 
 
 def say(*words: object) -> None:
@@ -25,7 +27,7 @@ def say(*words: object) -> None:
 
 def work(url: str, throttle: float, run_id: str, thread_id: str, calls: int) -> None:
     """An agent: one run, one call after the other."""
-    handle = runmeter.instrument(database_url=url, throttle=throttle)
+    handle = runmeter.instrument(database_url=url, throttle=throttle, instrumentations=False)
     with runmeter.run(run_id=run_id, thread_id=thread_id):
         for number in range(1, calls + 1):
             runmeter.record_usage(provider="openai", model="gpt-5-mini", input_tokens=10, output_tokens=5)
