@@ -121,6 +121,7 @@ def test_usage_is_a_total_or_a_breakdown(run: Run) -> None:
     rows = json.loads(run("usage", "--json", "--by", "day,model")[1])
     assert {(r["day"], r["model"]) for r in rows} == {("2026-11-22", "gpt-5"), ("2026-01-02", "claude-sonnet-5")}
     assert "claude-sonnet-5" in run("usage", "--by", "day,model")[1]
+    assert "gpt-5" in run("usage", "--by", "tag.team,caller,service,agent,provider,model")[1]
     table = list(csv.DictReader(io.StringIO(run("usage", "--csv", "--by", "day,model")[1])))
     assert [{**r, "total_tokens": int(r["total_tokens"])}["total_tokens"] for r in table] == [
         r["total_tokens"] for r in rows

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def run(config: Config, stop: threading.Event | None = None, say: Callable[[str]
     for what an operator can put right: a taken port, a missing token, a store of another schema.
     """
     stopping = stop or threading.Event()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         with ExitStack() as leaving:
             if stop is None:
