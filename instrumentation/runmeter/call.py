@@ -6,12 +6,9 @@ anything else that is not a count is dropped and its reason is kept on the readi
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from hashlib import blake2b
-from math import isfinite
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from runmeter import semconv
 from runmeter.dialects import (
@@ -20,10 +17,8 @@ from runmeter.dialects import (
     CALL,
     DEFAULT,
     DIALECTS,
-    FRAMEWORKS,
     KINDS,
     PLAIN,
-    PROVIDERS,
     RAW_NAME,
     RAW_USAGE,
     TEXT_COUNT,
@@ -33,107 +28,17 @@ from runmeter.dialects import (
     Dialect,
     Role,
 )
+from runmeter.reading import Reading
 from runmeter.spans import EndedSpan
 from runmeter.usage import COUNT_LIMIT, Usage
+from runmeter.values import ID_LIMIT, LABEL_LIMIT, as_cost, as_count, as_provider, as_tags, as_text, clean
 
 __all__ = ["ID_LIMIT", "LABEL_LIMIT", "Reading", "Role", "clean", "is_plain", "read"]
 
-ID_LIMIT: Final = 256
-LABEL_LIMIT: Final = 128
-TAG_LIMIT: Final = 64
-MAX_TAGS: Final = 8
 _TEXT_LIMIT: Final = 65_536
 _STREAMED: Final = "gen_ai.request.stream"
-_COST_LIMIT: Final = 1e6
 _NANO: Final = 1_000_000_000
 
-
-class Reading(NamedTuple):
-    """What one ended span says. Ids are integers, times nanoseconds since the epoch, counts inclusive."""
-
-    trace_id: int
-    span_id: int
-    parent_id: int | None = None
-    parent_is_remote: bool = False
-    role: int = PLAIN
-    """A `Role`."""
-    scope: str = ""
-    resource_key: str = ""
-    """Equal for spans of one resource (process); opaque."""
-    started_at: int = 0
-    ended_at: int = 0
-    failed: bool = False
-    usage: Usage | None = None
-    """The five token counts, or None where the span reports none; `calls` and the rest are the Settler's."""
-    response_id: str | None = None
-    provider: str | None = None
-    model: str | None = None
-    agent: str | None = None
-    """The agent in force here, where the span names one."""
-    thread_id: str | None = None
-    run_id: str | None = None
-    source_id: str | None = None
-    user_id: str | None = None
-    service: str | None = None
-    tags: tuple[tuple[str, str], ...] = ()
-    caller: str | None = None
-    """An explicit caller."""
-    cost_nanousd: int | None = None
-    """What the instrumentation says the call cost."""
-    messages: int | None = None
-    retries: int = 0
-    """Failed attempts inside the call that left no span of their own."""
-    is_run_root: bool = False
-    run_status: str | None = None
-    stop_reason: str | None = None
-    stream_log: bool = False
-    """A log-type span with the usage of a stream whose call span ended when the stream began (Logfire)."""
-    lone_aggregate: bool = True
-    """Usage on this agent or aggregate may count where no call is known below it."""
-    rejected: tuple[str, ...] = ()
-    """Why something on the span was not taken: `negative`, `too_large`, `malformed`, `unreadable`."""
-
-    @property
-    def key(self) -> tuple[int, int]:
-        """(trace id, span id)."""
-        return self.trace_id, self.span_id
-
-    @property
-    def matters(self) -> bool:
-        """False where the span is nothing but a link between its parent and its children."""
-        return self.role != PLAIN or self[10:19] != _BARE[10:19] or self[20:29] != _BARE[20:29] or bool(self.rejected)
-
-    def pack(self) -> str:
-        """Everything but defaults as compact text, for a ledger; `unpack` gives an equal reading."""
-        if not self.matters:
-            return json.dumps((_VERSION, self.trace_id, self.span_id, self.parent_id, int(self.parent_is_remote)))
-        pairs = enumerate(zip(self, _BARE, strict=True))
-        rest = {index: value for index, (value, bare) in pairs if index > 3 and value != bare}
-        return json.dumps(
-            (_VERSION, self.trace_id, self.span_id, self.parent_id, int(self.parent_is_remote), rest),
-            separators=(",", ":"),
-        )
-
-    @classmethod
-    def unpack(cls, packed: str | bytes) -> Reading:
-        """The reading that was packed. ValueError for text of another version."""
-        version, trace_id, span_id, parent_id, remote, *rest = json.loads(packed)
-        if version != _VERSION:
-            raise ValueError(f"a reading packed as version {version!r}; this runmeter reads version {_VERSION}")
-        values = list(_BARE)
-        values[:4] = trace_id, span_id, parent_id, bool(remote)
-        for index, value in rest[0].items() if rest else ():
-            values[int(index)] = value
-        reading = cls._make(values)
-        return reading._replace(
-            usage=None if reading.usage is None else Usage(*reading.usage),
-            tags=tuple((key, value) for key, value in reading.tags),
-            rejected=tuple(reading.rejected),
-        )
-
-
-_BARE: Final = Reading(0, 0)
-_VERSION: Final = 1
 
 # --- the plan: which key fills which slot ---------------------------------------------------------------------------
 
@@ -290,25 +195,25 @@ def _read(span: EndedSpan) -> Reading:
     retries = 0
     stream_log = False
     if raw[_MODEL] is not None:
-        model = _text(raw[_MODEL], LABEL_LIMIT)
+        model = as_text(raw[_MODEL], LABEL_LIMIT)
     if role != PLAIN and role != TOOL:
         reasons: list[str] = []
         usage, raw_model, raw_id = _usage(raw, dialect, name, attributes, reasons)
         if usage is None and (role == WEAK or raw[_SPAN_TYPE] == "log"):
             role = PLAIN
         elif role in (CALL, WEAK):
-            response_id = raw_id if raw[_RESPONSE_ID] is None else _text(raw[_RESPONSE_ID], ID_LIMIT)
+            response_id = raw_id if raw[_RESPONSE_ID] is None else as_text(raw[_RESPONSE_ID], ID_LIMIT)
             model = model or raw_model
             if raw[_PROVIDER] is not None:
-                provider = _provider(raw[_PROVIDER])
+                provider = as_provider(raw[_PROVIDER])
             if raw[_COST] is not None:
-                cost = _cost(raw[_COST], reasons)
+                cost = as_cost(raw[_COST], reasons)
             if raw[_MESSAGES] is not None:
-                messages = _count(raw[_MESSAGES], reasons)
+                messages = as_count(raw[_MESSAGES], reasons)
             if raw[_RETRIES] is not None:
-                retries = _count(raw[_RETRIES], reasons) or 0
+                retries = as_count(raw[_RETRIES], reasons) or 0
             if raw[_ATTEMPT] is not None:
-                retries = max(retries, (_count(raw[_ATTEMPT], reasons) or 1) - 1)
+                retries = max(retries, (as_count(raw[_ATTEMPT], reasons) or 1) - 1)
             if raw[_SPAN_TYPE] == "log":
                 stream_log = True
                 started_at = _stream_began(attributes, started_at)
@@ -320,7 +225,7 @@ def _read(span: EndedSpan) -> Reading:
     resource_key, service = _facts(resource)
     agent = caller = thread_id = None
     if raw[_AGENT] is not None:
-        agent = _text(raw[_AGENT], LABEL_LIMIT)
+        agent = as_text(raw[_AGENT], LABEL_LIMIT)
     if role == AGENT:
         if dialect.agent_key is not None and dialect.agent_key not in attributes:
             role = AGGREGATE
@@ -328,24 +233,24 @@ def _read(span: EndedSpan) -> Reading:
         elif agent is None:
             agent = _agent_in(name, dialect)
     if raw[_CALLER] is not None:
-        caller = _text(raw[_CALLER], LABEL_LIMIT)
+        caller = as_text(raw[_CALLER], LABEL_LIMIT)
     elif raw[_SUBAGENT] is not None:
-        subagent = agent or _text(raw[_SUBAGENT], LABEL_LIMIT - 9)
+        subagent = agent or as_text(raw[_SUBAGENT], LABEL_LIMIT - 9)
         caller = f"subagent:{subagent}" if subagent else None
     if raw[_THREAD] is not None and (dialect.names_threads or semconv.CONVERSATION_ID not in attributes):
-        thread_id = _text(raw[_THREAD], ID_LIMIT)
-    run_id = None if raw[_RUN_ID] is None else _text(raw[_RUN_ID], ID_LIMIT)
-    source_id = None if raw[_SOURCE_ID] is None else _text(raw[_SOURCE_ID], ID_LIMIT)
-    user_id = None if raw[_USER] is None else _text(raw[_USER], ID_LIMIT)
+        thread_id = as_text(raw[_THREAD], ID_LIMIT)
+    run_id = None if raw[_RUN_ID] is None else as_text(raw[_RUN_ID], ID_LIMIT)
+    source_id = None if raw[_SOURCE_ID] is None else as_text(raw[_SOURCE_ID], ID_LIMIT)
+    user_id = None if raw[_USER] is None else as_text(raw[_USER], ID_LIMIT)
     is_root = False
     tags: tuple[tuple[str, str], ...] = ()
     run_status = stop_reason = None
     if scope == semconv.SCOPE:
         is_root = raw[_RUN_ROOT] is True
-        tags = _tags(attributes)
+        tags = as_tags(attributes)
         if is_root:
-            run_status = _text(raw[_RUN_STATUS], LABEL_LIMIT)
-            stop_reason = _text(raw[_STOP_REASON], ID_LIMIT)
+            run_status = as_text(raw[_RUN_STATUS], LABEL_LIMIT)
+            stop_reason = as_text(raw[_STOP_REASON], ID_LIMIT)
     # Built as a plain tuple: a named tuple's own constructor costs as much as everything above.
     reading: Reading = _new(
         Reading,
@@ -393,8 +298,8 @@ def _agent_in(name: str, dialect: Dialect) -> str | None:
     """The agent whose span has no attribute with its name: OpenInference and Google ADK 1 name the span after it."""
     found = dialect.agent_in_name.match(name) if dialect.agent_in_name is not None else None
     if found:
-        return _text(found[1] or found[2], LABEL_LIMIT)
-    return None if name == "invoke_agent" else _text(name.removeprefix("invoke_agent "), LABEL_LIMIT)
+        return as_text(found[1] or found[2], LABEL_LIMIT)
+    return None if name == "invoke_agent" else as_text(name.removeprefix("invoke_agent "), LABEL_LIMIT)
 
 
 def _role(raw: list[Any], plan: _Plan, name: str, failed: bool) -> Role:
@@ -421,11 +326,11 @@ def _usage(
     raw: list[Any], dialect: Dialect, name: str, attributes: Mapping[str, Any], rejected: list[str]
 ) -> tuple[Usage | None, str | None, str | None]:
     """The inclusive counts, and the model and response id where only a raw answer has them."""
-    given_input = None if raw[_INPUT] is None else _count(raw[_INPUT], rejected)
-    given_output = None if raw[_OUTPUT] is None else _count(raw[_OUTPUT], rejected)
-    cache_read = None if raw[_CACHE_READ] is None else _count(raw[_CACHE_READ], rejected)
-    cache_write = None if raw[_CACHE_WRITE] is None else _count(raw[_CACHE_WRITE], rejected)
-    reasoning = None if raw[_REASONING] is None else _count(raw[_REASONING], rejected)
+    given_input = None if raw[_INPUT] is None else as_count(raw[_INPUT], rejected)
+    given_output = None if raw[_OUTPUT] is None else as_count(raw[_OUTPUT], rejected)
+    cache_read = None if raw[_CACHE_READ] is None else as_count(raw[_CACHE_READ], rejected)
+    cache_write = None if raw[_CACHE_WRITE] is None else as_count(raw[_CACHE_WRITE], rejected)
+    reasoning = None if raw[_REASONING] is None else as_count(raw[_REASONING], rejected)
     excludes_cache = dialect.input_excludes_cache
     excludes_reasoning = False
     model = response_id = None
@@ -482,8 +387,8 @@ def _raw_answer(attributes: Mapping[str, Any]) -> tuple[list[str], str | None, s
             text = attributes[key]
             return (
                 [text] if type(text) is str else [],
-                _text(attributes.get(prefix + "model"), LABEL_LIMIT),
-                _text(attributes.get(prefix + "id"), ID_LIMIT),
+                as_text(attributes.get(prefix + "model"), LABEL_LIMIT),
+                as_text(attributes.get(prefix + "id"), ID_LIMIT),
             )
     return [], None, None
 
@@ -493,99 +398,6 @@ def _stream_began(attributes: Mapping[str, Any], logged_at: int) -> int:
     if type(duration) is float and 0 <= duration < 1e6:
         return logged_at - int(duration * _NANO)
     return logged_at
-
-
-# --- values ---------------------------------------------------------------------------------------------------------
-
-
-def _count(value: Any, rejected: list[str]) -> int | None:
-    kind = type(value)
-    if kind is int and 0 <= value <= COUNT_LIMIT:
-        return int(value)
-    if kind is str:
-        text = value.strip()
-        if not text.isascii() or not text.removeprefix("-").isdecimal():
-            try:
-                value = float(text) if len(text) <= 32 else None
-            except ValueError:
-                value = None
-        else:
-            value = int(text) if len(text) <= 20 else (-1 if text[0] == "-" else COUNT_LIMIT + 1)
-        kind = type(value)
-    if kind is float:
-        if not isfinite(value) or not value.is_integer():
-            rejected.append("malformed")
-            return None
-        value = int(value)
-    elif kind is not int:
-        rejected.append("malformed")
-        return None
-    if value < 0:
-        rejected.append("negative")
-        return None
-    if value > COUNT_LIMIT:
-        rejected.append("too_large")
-        return None
-    return int(value)
-
-
-def _cost(value: Any, rejected: list[str]) -> int | None:
-    """Nano-dollars. Zero is no answer: OpenLIT and Copilot write it for models whose price they do not know."""
-    if value is None:
-        return None
-    if type(value) is str:
-        try:
-            value = float(value[:32])
-        except ValueError:
-            value = None
-    if type(value) not in (int, float) or not isfinite(value):
-        rejected.append("malformed")
-        return None
-    if value < 0:
-        rejected.append("negative")
-        return None
-    if value > _COST_LIMIT:
-        rejected.append("too_large")
-        return None
-    return round(value * _NANO) or None
-
-
-_DIRTY: Final = re.compile("[\x00\ud800-\udfff]")
-
-
-def clean(text: str, limit: int) -> str:
-    """`text` cut to `limit` characters, without NUL and lone surrogates, which no database takes."""
-    text = text[:limit]
-    return text if text.isprintable() else _DIRTY.sub("", text)
-
-
-def _text(value: Any, limit: int) -> str | None:
-    if type(value) is str:
-        if len(value) <= limit and value.isprintable():
-            return value or None
-        return clean(value, limit).strip() or None
-    if type(value) is int and -(2**64) < value < 2**64:
-        return str(value)
-    return None
-
-
-def _provider(value: Any) -> str | None:
-    said = _text(value, LABEL_LIMIT)
-    if said is None:
-        return None
-    said = said.lower()
-    return None if said in FRAMEWORKS else PROVIDERS.get(said, said)
-
-
-def _tags(attributes: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    prefix = semconv.TAG_PREFIX
-    tags = []
-    for key in attributes:
-        if type(key) is str and key.startswith(prefix):
-            name, value = _text(key[len(prefix) :], TAG_LIMIT), _text(attributes[key], TAG_LIMIT)
-            if name and value:
-                tags.append((name, value))
-    return tuple(sorted(tags)[:MAX_TAGS])
 
 
 _resources: dict[int, tuple[Mapping[str, Any], tuple[str, str | None]]] = {}
@@ -599,7 +411,7 @@ def _facts(resource: Mapping[str, Any]) -> tuple[str, str | None]:
         return known[1]
     text = "\n".join(sorted(f"{key}={value}"[:512] for key, value in resource.items()))
     key = blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
-    service = _text(resource.get(semconv.SERVICE_NAME), LABEL_LIMIT)
+    service = as_text(resource.get(semconv.SERVICE_NAME), LABEL_LIMIT)
     if service is not None and service.startswith("unknown_service"):
         service = None
     if len(_resources) >= _MAX_RESOURCES:
