@@ -145,24 +145,28 @@ def test_twins_are_found_by_either_key_and_near_in_time(transaction: Open) -> No
         assert ledger.twins([], 0, 10**18) == []
 
 
-def test_old_runs_are_paged_through_and_forgotten(transaction: Open) -> None:
-    """Every (trace, run) with an old row comes once, page by page, however many runs a trace has; then it can go."""
-    rows = [Row(T1, span, None, f"run {span % 5}", seen=span) for span in range(1, 40)] + [Row(T2, 1, None, R2, seen=3)]
+def test_what_is_old_is_paged_through_and_forgotten(transaction: Open) -> None:
+    """The traces of an hour come once, page by page, with the runs they are in; forgetting deletes a run's rows."""
+    rows = [Row(trace, 1, None, default_run(trace), seen=trace % 2) for trace in range(1, 20)]
+    rows += [Row(T1, span, None, f"run {span % 5}", seen=span) for span in range(2, 40)]
     with transaction() as ledger:
+        assert ledger.oldest() is None
         ledger.insert(rows)
-        found: list[tuple[int, str]] = []
-        after = (0, "")
-        while page := ledger.older(38, after, 2):
+        assert ledger.oldest() == 0
+        found: list[int] = []
+        after = 0
+        while page := ledger.taken_in(1, after, 3):
             found += page
             after = page[-1]
-        assert sorted(found) == sorted({(row.trace_id, row.run_id) for row in rows if row.seen < 38})
-        assert len(set(found)) == len(found)
+        assert found == list(range(1, 20, 2))
+        assert ledger.taken_in(7, 0, 9) == [T1]
+        assert ledger.runs_in([T1, 3]) == sorted([default_run(3), *(f"run {n}" for n in range(5))])
         assert ledger.last_seen("run 4") == 39
-        assert ledger.last_seen(R2) == 3
+        assert ledger.last_seen(default_run(3)) == 1
         assert ledger.last_seen("unknown") == 0
-        assert ledger.forget(["run 4", R2, "unknown"]) == 9
-        assert ledger.runs(["run 4", R2]) == []
-        assert len(ledger.runs([f"run {n}" for n in range(5)])) == 31
+        assert ledger.forget(["run 4", default_run(3), "unknown"]) == 9
+        assert ledger.runs(["run 4", default_run(3)]) == []
+        assert len(ledger.runs([f"run {n}" for n in range(5)])) == 30
 
 
 def test_more_keys_than_a_statement_takes(transaction: Open) -> None:

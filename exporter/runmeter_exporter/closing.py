@@ -15,8 +15,6 @@ from runmeter_exporter.run import StoredRun, is_otlp
 from runmeter_exporter.store import Transaction
 from runmeter_exporter.traces import Move, Trace
 
-Pairs = list[tuple[int, str]]
-
 AT_ONCE = 50
 """Runs closed in one transaction."""
 NEAR = 600 * 10**9
@@ -34,26 +32,33 @@ def close_runs(intake: Intake, run_ids: Sequence[str]) -> None:
 
 def expire(intake: Intake, now: int, retention: float) -> int:
     """Forget the spans of runs closed and silent for `retention` seconds; how many. Raises StoreError."""
-    hour = (now - int(retention * 10**9)) // HOUR
-    forgotten, after = 0, (0, "")
-    while True:
+    until = (now - int(retention * 10**9)) // HOUR
+    forgotten = 0
+    # Hour by hour and trace by trace along an index, so that nothing is locked for long.
+    hour = intake.transact(lambda tx: (tx.ledger.oldest(), []))
+    while hour is not None and hour < until:
+        after = 0
+        while True:
+            count, last = intake.transact(lambda tx, hour=hour, after=after: (_forget(tx, hour, after, until), []))  # type: ignore[misc]
+            if count:
+                forgotten += count
+                intake.forget()
+            if last is None:
+                break
+            after = last
+        hour += 1
+    return forgotten
 
-        def page(tx: Transaction, after: tuple[int, str] = after) -> tuple[tuple[int, Pairs], list[RunFold]]:
-            found = tx.ledger.older(hour, after, AT_ONCE)
-            run_ids = sorted({run_id for _, run_id in found})
-            tx.lock(run_ids)
-            done = [
-                run_id for run_id in run_ids if _is_over(tx.runs.get(run_id)) and tx.ledger.last_seen(run_id) < hour
-            ]
-            return (tx.ledger.forget(done), found), []
 
-        count, found = intake.transact(page)
-        if count:
-            forgotten += count
-            intake.forget()
-        if not found:
-            return forgotten
-        after = found[-1]
+def _forget(tx: Transaction, hour: int, after: int, until: int) -> tuple[int, int | None]:
+    """(rows deleted, the trace to go on behind) of a page of the traces that were taken in this hour."""
+    traces = tx.ledger.taken_in(hour, after, AT_ONCE)
+    if not traces:
+        return 0, None
+    run_ids = tx.ledger.runs_in(traces)
+    tx.lock(run_ids)
+    over = [run_id for run_id in run_ids if _is_over(tx.runs.get(run_id))]
+    return tx.ledger.forget([run_id for run_id in over if tx.ledger.last_seen(run_id) < until]), traces[-1]
 
 
 def _is_over(stored: StoredRun | None) -> bool:

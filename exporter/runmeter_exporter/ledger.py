@@ -52,7 +52,7 @@ def define(metadata: MetaData) -> Table:
         Column("twin_too", LargeBinary(8)),
         Column("ended_at", BigInteger),
         Column("priced", LargeBinary),
-        Index("spans_seen", "seen"),
+        Index("spans_seen", "seen", "trace_id"),
         sqlite_with_rowid=False,  # one tree to write instead of two
     )
     for column in ("run_id", "twin", "twin_too"):
@@ -94,10 +94,12 @@ _MOVE = text(
     "UPDATE spans SET run_id = :run_id, why = :why, late = :late WHERE trace_id = :trace_id AND span_id = :span_id"
 )
 _PRICE = text("UPDATE spans SET priced = :priced WHERE trace_id = :trace_id AND span_id = :span_id")
-_OLDER = text(
-    "SELECT DISTINCT trace_id, coalesce(run_id, '') AS run FROM spans WHERE seen < :hour "
-    "AND (trace_id > :trace_id OR (trace_id = :trace_id AND coalesce(run_id, '') > :run_id)) "
-    "ORDER BY trace_id, run LIMIT :limit"
+_OLDEST = text("SELECT min(seen) FROM spans")
+_TAKEN_IN = text(
+    "SELECT DISTINCT trace_id FROM spans WHERE seen = :hour AND trace_id > :after ORDER BY trace_id LIMIT :limit"
+)
+_RUNS_IN = text("SELECT DISTINCT trace_id, run_id FROM spans WHERE trace_id IN :ids").bindparams(
+    bindparam("ids", expanding=True)
 )
 _LAST_SEEN = text("SELECT max(seen) FROM spans WHERE run_id = :run_id")
 _LAST_SEEN_IMPLICIT = text("SELECT max(seen) FROM spans WHERE trace_id = :trace_id AND run_id IS NULL")
@@ -184,13 +186,23 @@ class SqlLedger:
             for run_id, trace_id, root, started_at in self._connection.execute(_RECORDED, {"ids": chunk})
         ]
 
-    def older(self, hour: int, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
+    def oldest(self) -> int | None:
         """See Ledger."""
-        trace_id, run_id = after
-        place = {"trace_id": _trace(trace_id), "run_id": "" if run_id == default_run(trace_id) else run_id}
-        result = self._connection.execute(_OLDER, {"hour": hour, "limit": limit, **place})
-        pairs = [(int.from_bytes(trace), run) for trace, run in result]
-        return [(trace_id, run or default_run(trace_id)) for trace_id, run in pairs]
+        hour: int | None = self._connection.execute(_OLDEST).scalar()
+        return hour
+
+    def taken_in(self, hour: int, after: int, limit: int) -> list[int]:
+        """See Ledger."""
+        result = self._connection.execute(_TAKEN_IN, {"hour": hour, "after": _trace(after), "limit": limit})
+        return [int.from_bytes(trace_id) for (trace_id,) in result]
+
+    def runs_in(self, trace_ids: Sequence[int]) -> list[str]:
+        """See Ledger."""
+        found: set[str] = set()
+        for chunk in _chunks([_trace(trace_id) for trace_id in trace_ids]):
+            for trace_id, run_id in self._connection.execute(_RUNS_IN, {"ids": chunk}):
+                found.add(default_run(int.from_bytes(trace_id)) if run_id is None else run_id)
+        return sorted(found)
 
     def last_seen(self, run_id: str) -> int:
         """See Ledger."""

@@ -89,10 +89,18 @@ class MemoryLedger:
             and not is_otlp(run.owner)
         ]
 
-    def older(self, hour: int, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
+    def oldest(self) -> int | None:
         """See Ledger."""
-        pairs = {(row.trace_id, row.run_id) for row in self._rows.values() if row.seen < hour}
-        return sorted(pair for pair in pairs if pair > after)[:limit]
+        return min((row.seen for row in self._rows.values()), default=None)
+
+    def taken_in(self, hour: int, after: int, limit: int) -> list[int]:
+        """See Ledger."""
+        found = {row.trace_id for row in self._rows.values() if row.seen == hour and row.trace_id > after}
+        return sorted(found)[:limit]
+
+    def runs_in(self, trace_ids: Sequence[int]) -> list[str]:
+        """See Ledger."""
+        return sorted({row.run_id for row in self.traces(trace_ids)})
 
     def last_seen(self, run_id: str) -> int:
         """See Ledger."""

@@ -93,9 +93,14 @@ class Ledger(Protocol):
     def recorded(self, trace_ids: Sequence[int]) -> list[Recorded]:
         """The runs that door 1 stored with these traces."""
 
-    def older(self, hour: int, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
-        """(trace, run) pairs that have a row taken before `hour`: at most `limit` that follow `after`, in an order that
-        is the ledger's own; the last one is where to go on, (0, "") where to begin."""
+    def oldest(self) -> int | None:
+        """The hour in which the oldest row was taken; None without any."""
+
+    def taken_in(self, hour: int, after: int, limit: int) -> list[int]:
+        """At most `limit` traces beyond `after`, in order, that have a row taken in that hour."""
+
+    def runs_in(self, trace_ids: Sequence[int]) -> list[str]:
+        """The runs that spans of these traces are in."""
 
     def last_seen(self, run_id: str) -> int:
         """The hour in which the run's last span was taken; 0 without any."""
