@@ -93,8 +93,6 @@ class World:
         self.refused: set[str] = set()
         self.supervised: set[str] = set()
         self.pruned: set[str] = set()
-        self.recreated = False
-        """A pruned run's id was used again: what its old writers still say may be taken for new."""
         self.owners_say: dict[str, set[str]] = {}
         self.horizon = 0
         self.spent = 0
@@ -330,8 +328,6 @@ class World:
                 self.refused.add(snapshot.run_id)
                 refused += 1
                 continue
-            if snapshot.run_id in self.pruned:
-                self.recreated = True
             revision, tokens = self.accepted.get(key, (-1, 0))
             if snapshot.revision > revision:
                 if snapshot.usage_by is not None:
@@ -358,7 +354,7 @@ class World:
         settled = self.store.usage()["total_tokens"]
         assert settled >= self.settled, f"settled totals fell from {self.settled} to {settled}"
         self.settled = settled
-        if not self.repeats and not self.recreated:
+        if not self.repeats:
             everything = self.store.usage(include_active=True)["total_tokens"]
             assert everything <= self.spent, f"{everything} tokens stored, only {self.spent} spent"
 
@@ -393,7 +389,7 @@ class World:
         expected: Counter[str] = Counter()
         for (run_id, _), (_, tokens) in self.accepted.items():
             expected[run_id] += tokens
-        if not self.repeats and not self.recreated:
+        if not self.repeats:
             assert settled["total_tokens"] == sum(expected.values())
         for agent in self.agents:
             for run_id, spent in agent.spent.items():

@@ -60,7 +60,6 @@ def test_a_run_that_only_a_child_wrote_to_ends_though_its_source_was_forgotten()
     assert store.verify() == []
 
 
-@pytest.mark.xfail(strict=False, reason="the store takes a pruned run's old snapshot for new once its id is used again")
 def test_a_pruned_runs_old_snapshot_is_refused_though_its_id_was_used_again():
     """Found here: it is older than the prune horizon, and its source is not of the run that there is now."""
     store = MemoryRunStore()

@@ -56,7 +56,7 @@ class Batch:
         for run_id, snapshot in usable:
             stored = self.runs.get(run_id)
             try:
-                if stored is None and snapshot.started_at < self._pruned_before():
+                if self._is_of_a_pruned_run(stored, snapshot):
                     refused["pruned"] = refused.get("pruned", 0) + 1
                     continue
                 merged = merge.merge(stored, snapshot)
@@ -148,6 +148,14 @@ class Batch:
             rows.touch(_new_series(changes, totals))
         if totals.rows or totals.daily:
             rows.add(held(totals), totals.daily)
+
+    def _is_of_a_pruned_run(self, stored: StoredRun | None, snapshot: RunSnapshot) -> bool:
+        """The snapshot is older than what was pruned, and its run is gone, or another one since that has its id."""
+        if stored is None:
+            return snapshot.started_at < self._pruned_before()
+        if snapshot.source in stored.sources:
+            return False
+        return snapshot.started_at < self._pruned_before() <= stored.started_at
 
     def _pruned_before(self) -> int:
         # Read after the rows are locked: pruning raises it before it deletes.

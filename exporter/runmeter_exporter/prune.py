@@ -62,5 +62,7 @@ def _forget_some(rows: Rows, older_than: int, batch: int) -> int:
 
 
 def _forget_sources(rows: Rows, older_than: int) -> int:
-    rows.forget_sources(older_than)
+    # Any source may be the one that a run without an owner waits for.
+    if all(run.owner is not None for run in rows.open_headers()):
+        rows.forget_sources(older_than)
     return 0

@@ -153,7 +153,8 @@ class SqlRows(SqlReads):
     def grants(self, wanted: Sequence[tuple[str, str]]) -> Grants:
         """See Rows."""
         known = self.granted or self._grants
-        if known is not None and not known.open(wanted):
+        # A process that only reads never learns otherwise what others granted: it looks again, once a transaction.
+        if known is not None and (wanted or self.granted is not None) and not known.open(wanted):
             return known
         # Somebody may have granted values since: look again, and where there is something to grant, let nobody in.
         statement = self._statements.meta_locked if wanted else self._statements.meta_value
