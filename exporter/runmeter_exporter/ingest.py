@@ -252,7 +252,7 @@ class Ingest:
         self._expired = self._clock()
         try:
             self.expire(self._now())
-        except StoreError as error:
+        except Exception as error:  # the writer goes on whatever happens
             logger.warning("the ledger of spans could not be cut: %s", error)
 
     def _tell(self) -> None:
@@ -267,7 +267,7 @@ class Ingest:
         try:
             self._store.heartbeat([Heartbeat(self.source, self._beat, "runmeter", counts)])
             self._told = counts
-        except StoreError as error:
+        except Exception as error:  # the writer goes on whatever happens
             logger.warning("counts of requests could not be stored: %s", error)
 
     def _count(self, family: str, label: str, count: int = 1) -> None:

@@ -6,7 +6,7 @@ where somebody else wrote. `Ingest` gives it a thread and a queue, `closing.py` 
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -51,8 +51,6 @@ class Intake:
         self._traces = TraceCache()
         self._folds: OrderedDict[str, RunFold] = OrderedDict()
         self._grown = 0
-        self.refused: Counter[str] = Counter()
-        """Snapshots that the store refused, by reason."""
         self.unlinked = 0
         """Plain spans beyond the limit of their trace: what is below them may not find its agent or its run."""
 
@@ -109,7 +107,7 @@ class Intake:
             if run_id in lost and vanishes(fold, stored) and tx.delete_run(run_id):
                 fold.begun = False
                 continue
-            self.refused.update(tx.apply(fold.snapshots(stored)).refused)
+            tx.apply(fold.snapshots(stored))  # what it refuses, of runs pruned long ago, it counts itself
         for run_id, fold in folds.items():
             fold.stored(tx.runs.get(run_id))
         return list(folds.values())

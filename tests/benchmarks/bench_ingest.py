@@ -1,7 +1,7 @@
 """OTLP intake: spans a second and CPU per span, exactly once on SQLite, beside the floor of parsing alone.
 
-`python tests/benchmarks/bench_ingest.py [spans]`; the bar of the design: 15,000 spans/s a core, one in five a model call,
-visible in REST within a second.
+`python tests/benchmarks/bench_ingest.py [spans]`; the bar of the design: 15,000 spans/s a core, one in five a model
+call, visible in REST within a second.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def main() -> None:
         wall, cpu = cpu_of(post)
         seen = store.usage(include_active=True)["total_tokens"]
         assert seen == tokens, (seen, tokens)
-        again_wall, again_cpu = cpu_of(post)
+        _, again_cpu = cpu_of(post)
         run_ids = [run.run_id for run in store.watch().runs]
         _, closing = cpu_of(lambda: ingest.close_runs(run_ids))
         assert store.usage()["total_tokens"] == tokens
@@ -101,7 +101,7 @@ def main() -> None:
         store.dispose()
     for name, seconds in (("parse only", floor), ("taken in", cpu), ("repeated", again_cpu), ("closed", closing)):
         print(f"{name:12} {seconds / spans * 1e6:7.1f} µs CPU/span  {spans / seconds:10,.0f} spans/s a core")
-    print(f"taken in / parse only: {cpu / floor:.1f}; wall {spans / wall:,.0f} spans/s; a request visible when answered")
+    print(f"taken in / parse only: {cpu / floor:.1f}; wall {spans / wall:,.0f} spans/s, visible when answered")
 
 
 if __name__ == "__main__":
