@@ -28,6 +28,16 @@ thread.join()
 sys.exit(int(sys.argv[2]))
 """
 
+OWN_PROVIDER = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=lambda span: span.name + "\\n")))
+trace.set_tracer_provider(provider)
+"""
+"""A host with OpenTelemetry of its own, which it sets up in its first lines."""
+
 EXEC = """
 import sys
 from runmeter.exec import exec_command
@@ -75,6 +85,14 @@ def test_exec_runs_any_program_as_one_run(
         truth["input_tokens"], truth["output_tokens"], 2,
     )  # fmt: skip
     assert (run["status"], run["stop_reason"], run["thread_id"], run["agent"]) == (status, reason, "t", "cli")
+
+
+def test_exec_of_a_program_with_its_own_opentelemetry(url: str, provider: Provider) -> None:
+    """A program that sets a provider of its own is counted, and its exporter gets every call, as without us."""
+    done = execute(url, "r", sys.executable, "-c", OWN_PROVIDER + AGENT, provider.openai_url, "0")
+    assert (done.returncode, done.stdout) == (0, "chat gpt-5-mini\n" * 2), done.stderr
+    assert "Overriding" not in done.stderr
+    assert stored(url, "r")["llm_call_count"] == provider.truth()["calls"] == 2
 
 
 def test_exec_passes_the_context_in_the_environment(url: str) -> None:

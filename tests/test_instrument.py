@@ -96,6 +96,89 @@ print(len(provider._active_span_processor._span_processors), [span.name for span
     assert answers(url, "t")["total_tokens"] == 3
 
 
+LATE_HOST = """
+import sys, runmeter
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+def call(tracer, number):
+    usage = {"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": number}
+    with tracer.start_as_current_span(f"chat {number}", attributes=usage):
+        pass
+proxy = trace.get_tracer("made before anything")
+handle = runmeter.instrument(sys.argv[1], instrumentations=False)
+early = trace.get_tracer("opentelemetry.instrumentation.genai.openai")
+exporter = InMemorySpanExporter()
+with runmeter.run(thread_id="t", run_id="across"):
+    call(early, 1)
+    call(proxy, 2)
+"""
+
+
+def test_a_host_that_sets_its_provider_after_us(url: str) -> None:
+    """Its spans count once, also those of tracers made before; its exporters see them all; a second one is refused."""
+    code = (
+        LATE_HOST
+        + """
+    theirs = TracerProvider(resource=Resource.create({"service.name": "theirs"}))
+    theirs.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(theirs)
+    assert trace.get_tracer_provider() is theirs
+    for number, tracer in enumerate((early, proxy, trace.get_tracer("made later")), 4):
+        call(tracer, 2 ** number)
+handle.shutdown()
+handle = runmeter.instrument(sys.argv[1], instrumentations=False)
+with runmeter.run(thread_id="t", run_id="after"):
+    call(early, 128)
+trace.set_tracer_provider(TracerProvider())
+assert trace.get_tracer_provider() is theirs
+print([span.name for span in exporter.get_finished_spans()])
+print({span.resource.attributes["service.name"] for span in exporter.get_finished_spans()})
+"""
+    )
+    done = python(code, url)
+    assert done.stdout.splitlines() == ["['chat 16', 'chat 32', 'chat 64', 'chat 128', 'run']", "{'theirs'}"]
+    assert done.stderr.count("Overriding of current TracerProvider") == 1
+    assert answers(url, "t")["total_tokens"] == 1 + 2 + 16 + 32 + 64 + 128
+    assert answers(url, "t")["llm_call_count"] == 6
+    store = open_store(url)
+    assert store.run("after")["service"] == "theirs"  # type: ignore[index]
+    store.dispose()
+
+
+def test_a_host_that_takes_our_provider_for_its_own(url: str) -> None:
+    """Once the host's exporter is on our provider that one is the host's: another is refused, as OpenTelemetry does."""
+    code = (
+        LATE_HOST
+        + """
+    trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(TracerProvider())
+    call(early, 16)
+print([span.name for span in exporter.get_finished_spans()])
+"""
+    )
+    done = python(code, url)
+    assert done.stdout.strip() == "['chat 16', 'run']"
+    assert done.stderr.count("Overriding of current TracerProvider") == 1
+    assert answers(url, "t")["total_tokens"] == 19
+
+
+def test_a_late_host_without_span_processors(url: str) -> None:
+    """A provider that takes no processors is in force as its host wants, and we say once that it is not counted."""
+    code = (
+        LATE_HOST
+        + """
+    trace.set_tracer_provider(trace.NoOpTracerProvider())
+    call(early, 16)
+    assert not early.start_span("x").is_recording()
+"""
+    )
+    assert python(code, url).stderr.count("takes no span processors") == 1
+    assert answers(url, "t")["total_tokens"] == 3
+
+
 def test_the_disabled_sdk(url: str) -> None:
     """OTEL_SDK_DISABLED makes everything a harmless no-op: no store, no provider, no calls."""
     code = (

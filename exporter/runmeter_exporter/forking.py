@@ -79,7 +79,8 @@ def _leave_child(recorder: Forkable) -> None:
 
 def _handle() -> Any:
     """What `runmeter.instrument()` returned in this process, if it was called."""
-    return getattr(sys.modules.get("runmeter.handle"), "_active", None)
+    module = sys.modules.get("runmeter.handle")
+    return None if module is None else module.current()
 
 
 def _before() -> None:

@@ -7,7 +7,9 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -26,6 +28,8 @@ PIP_STORE = "pip install 'runmeter[store]'"
 _lock = threading.RLock()
 _active: Handle | None = None
 _leaves = False
+_attached: WeakSet[Any] = WeakSet()
+"""Providers that have our processor; not all can be asked for theirs."""
 
 
 class Handle:
@@ -84,8 +88,8 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> Handle:
-    """Count this process's model calls from now on. Call it once, after the host has set up its own OpenTelemetry, if
-    it has one; a second call gives the same handle. Never raises.
+    """Count this process's model calls from now on. Call it once, before or after the host sets up its own
+    OpenTelemetry, if it has one; a second call gives the same handle. Never raises.
 
     Args:
         database_url: SQLAlchemy URL of the store; left out, RUNMETER_DATABASE_URL or the SQLite file of this user,
@@ -139,7 +143,8 @@ def _instrument(
     provider: Any = tracer_provider or find_tracer_provider()
     made = provider is None
     if made:
-        provider = make_tracer_provider()
+        provider = make_tracer_provider(PROCESSOR, partial(_host_came, unsampled=unsampled))
+        _attached.add(provider)
     resource: Mapping[str, Any] = getattr(getattr(provider, "resource", None), "attributes", {})
     sinks: list[Sink] = []
     recorder = _recorder(database_url, throttle, resource)
@@ -164,6 +169,23 @@ def _instrument(
         ", ".join(enabled) or "nothing that is installed, so only what is recorded or instrumented elsewhere",
     )
     return Handle(PROCESSOR, store, tuple(covered))
+
+
+def current() -> Handle | None:
+    """The handle of this process, between `instrument()` and its `shutdown`."""
+    return _active
+
+
+def _host_came(provider: Any, unsampled: bool) -> None:
+    """The host has set a provider of its own after us: what it makes from now on is counted there."""
+    from runmeter.providers import service_name
+
+    if _attach(provider):
+        PROCESSOR.warns_unsampled = not unsampled
+        _see_all(provider, unsampled)
+        resource: Mapping[str, Any] = getattr(getattr(provider, "resource", None), "attributes", {})
+        PROCESSOR.fold.service = service_name(resource) or PROCESSOR.service
+        logger.debug("runmeter: joined the TracerProvider that the host has set")
 
 
 def _leave() -> None:
@@ -204,8 +226,8 @@ def _attach(provider: Any) -> bool:
             type(provider).__qualname__,
         )
         return False
-    there = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
-    if not any(one is PROCESSOR for one in there):
+    if provider not in _attached:
+        _attached.add(provider)
         provider.add_span_processor(PROCESSOR)
     return True
 

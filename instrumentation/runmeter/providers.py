@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import _get_from_env_or_default
 
 from runmeter.guard import once
 from runmeter.sampling import CountUnsampled
+from runmeter.stand_in import StandIn
 
 PIP = {
     "otlp": "pip install opentelemetry-exporter-otlp-proto-http",
@@ -27,18 +28,19 @@ def find_tracer_provider() -> object | None:
     return None if type(provider) is trace.ProxyTracerProvider else provider
 
 
-def make_tracer_provider() -> TracerProvider:
-    """A provider for the whole process, where the host has none.
+def make_tracer_provider(processor: SpanProcessor, came: Callable[[Any], None]) -> TracerProvider:
+    """A provider with `processor` for the whole process, where the host has none; `came(theirs)` when it sets one.
 
     Resource, limits and sampler are what `OTEL_*` say; what the sampler drops is recorded and still not exported.
     Spans are exported only where `OTEL_TRACES_EXPORTER` or an OTLP endpoint asks for it.
     """
-    provider = TracerProvider(sampler=CountUnsampled(_get_from_env_or_default()), resource=Resource.create())
+    provider = StandIn(sampler=CountUnsampled(_get_from_env_or_default()), resource=Resource.create())
     for exporter in _exporters("opentelemetry_traces_exporter", "OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES"):
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         provider.add_span_processor(BatchSpanProcessor(exporter()))
-    trace.set_tracer_provider(provider)
+    provider.add_span_processor(processor)
+    provider.offer(came)
     return provider
 
 
