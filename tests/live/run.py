@@ -31,6 +31,8 @@ class Library:
     packages: tuple[str, ...]
     modes: tuple[str, ...]
     """`auto` is `runmeter.instrument()` alone; names joined by `+` are switched on together by the scenario."""
+    scenario: str | None = None
+    """Whose scenario is run, where two environments share one."""
 
 
 GENAI = "opentelemetry-instrumentation-genai-"
@@ -52,9 +54,10 @@ LIBRARIES = {
         ("hook", "openai", "hook+openai", "hook+genai+openai"),
     ),
     "litellm": Library(("litellm", f"{GENAI}openai>=1.3b0"), ("hook", "otel", "hook+otel", "hook+openai")),
-    "google-genai": Library(
-        # 1.3b0 of the official instrumentation stays off on google-genai 3; the last release it works on is used.
-        ("google-genai<3", "opentelemetry-instrumentation-google-genai>=1.3b0"), ("auto", "genai"),
+    "google-genai": Library(("google-genai", "openinference-instrumentation-google-genai"), ("openinference",)),
+    # 1.3b0 of the official instrumentation says that it stays off on google-genai 3, and does.
+    "google-genai-2": Library(
+        ("google-genai<3", "opentelemetry-instrumentation-google-genai>=1.3b0"), ("auto", "genai"), "google-genai"
     ),
 }  # fmt: skip
 
@@ -78,12 +81,12 @@ def environment(name: str, library: Library, fresh: bool) -> Path:
     return python
 
 
-def run(name: str, mode: str, python: Path) -> list[dict[str, object]]:
+def run(scenario: str, mode: str, python: Path) -> list[dict[str, object]]:
     """The cases of one scenario in one mode, as it reported them; a crash is a case that failed."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "RUNMETER_"))}
     # Nothing of a scenario leaves the machine: no telemetry of a library's own, no list of prices from the network.
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false", "OPENAI_API_KEY": "none"}
-    script = HERE / "scenarios" / f"live_{name.replace('-', '_')}.py"
+    script = HERE / "scenarios" / f"live_{scenario.replace('-', '_')}.py"
     try:
         done = subprocess.run(
             [python, script, mode], env=kept | quiet | {"PYTHONPATH": str(HERE)}, capture_output=True, text=True,
@@ -117,7 +120,7 @@ def main(given: Sequence[str] | None = None) -> int:
             wrong += 1
             continue
         for mode in library.modes:
-            for case in run(name, mode, python):
+            for case in run(library.scenario or name, mode, python):
                 if case["ok"]:
                     right, word = right + 1, "ok  "
                 elif case.get("impossible"):

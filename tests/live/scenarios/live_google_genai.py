@@ -11,6 +11,10 @@ with live() as scenario:
         from opentelemetry.instrumentation.google_genai import GoogleGenAiSdkInstrumentor
 
         GoogleGenAiSdkInstrumentor().instrument()
+    if "openinference" in scenario.modes:
+        from openinference.instrumentation.google_genai import GoogleGenAIInstrumentor
+
+        GoogleGenAIInstrumentor().instrument()
     client = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=scenario.provider.url))
     with scenario.case("generate"):
         for i in range(3):

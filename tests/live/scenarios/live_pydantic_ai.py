@@ -49,7 +49,7 @@ with live() as scenario:
                     pass
 
         asyncio.run(streamed())
-    open_spans = None if "openai" in scenario.modes else "run_stream_sync of 2.68 never ends its spans"
-    with scenario.case("stream_sync", impossible=open_spans):
+    with scenario.case("stream_sync"):
+        # Not kept in a variable: 2.68 ends the spans of a sync stream only when its result is let go.
         for _ in boss.run_stream_sync("hello").stream_text():
             pass
