@@ -31,7 +31,9 @@ def doctor(database_url: str | None, *, as_json: bool) -> int:
         return 1
     counts = [(name.replace("_", " "), value) for name, value in store.items() if isinstance(value, int)]
     counts += [(f"spans set aside: {reason}", number) for reason, number in sorted(store["set_aside"].items())]
-    counts += [(f"{line['what'].replace('_', ' ')}: {line['label']}", line["count"]) for line in store["counts"]]
+    for line in store["counts"]:
+        what = line["what"].replace("_", " ")
+        counts.append((f"{what}: {line['label']}" if line["label"] else what, line["count"]))
     out.print(tables.table(("", ""), counts, 1))
     if not store["llm_call_count"] and not store["active_runs"]:
         out.print("nothing was counted yet: run an agent under `runmeter exec -- CMD`, or call runmeter.instrument()")
