@@ -206,6 +206,11 @@ class BatchTransaction:
         """Merge the snapshots."""
         return self._batch.apply(snapshots)
 
+    def close(self, run_ids: Sequence[str]) -> None:
+        """Settle locked runs."""
+        for run_id in run_ids:
+            self._batch.change(run_id, merge.close)
+
     def delete_run(self, run_id: str) -> bool:
         """Remove a run that the settled totals hold nothing of."""
         return self._batch.delete(run_id)

@@ -26,8 +26,7 @@ def close_runs(intake: Intake, run_ids: Sequence[str]) -> None:
     ids = sorted(set(run_ids))
     for start in range(0, len(ids), AT_ONCE):
         some = ids[start : start + AT_ONCE]
-        intake.transact(lambda tx, some=some: (None, _resolve(intake, tx, some)))  # type: ignore[misc]
-        intake.store.close(some)
+        intake.transact(lambda tx, some=some: (None, _close(intake, tx, some)))  # type: ignore[misc]
 
 
 def expire(intake: Intake, now: int, retention: float) -> int:
@@ -63,6 +62,13 @@ def _forget(tx: Transaction, hour: int, after: int, until: int) -> tuple[int, in
 
 def _is_over(stored: StoredRun | None) -> bool:
     return stored is None or stored.closed
+
+
+def _close(intake: Intake, tx: Transaction, run_ids: Sequence[str]) -> list[RunFold]:
+    """In one transaction, so that of two halves of a pair that close at once the second finds the first."""
+    folds = _resolve(intake, tx, run_ids)
+    tx.close(run_ids)
+    return folds
 
 
 def _resolve(intake: Intake, tx: Transaction, run_ids: Sequence[str]) -> list[RunFold]:

@@ -137,6 +137,10 @@ class Ingest:
             self._count("spans_rejected", reason, count)
         return 200, headers, otlp.success("/v1/traces", media_type, rejected.total(), _why(rejected))
 
+    def refused(self, status: int) -> None:
+        """Count a request that was answered before it came here: no token, too large, malformed, too slow."""
+        self._count("ingest_requests", str(status))
+
     def _failure(self, status: int, media_type: str, message: str) -> tuple[int, dict[str, str], bytes]:
         headers = {"Content-Type": media_type}
         if status in (429, 503):

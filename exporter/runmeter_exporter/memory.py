@@ -23,8 +23,8 @@ class MemoryRows:
     """The tables as dicts. One transaction at a time; `undo` takes back what the last one did."""
 
     def __init__(self, label_limit: int) -> None:
-        self.ledger = MemoryLedger()
         self._runs: dict[str, StoredRun] = {}
+        self.ledger = MemoryLedger(self._runs)
         self._open: dict[str, StoredRun] = {}
         self._rollup: dict[str, dict[Part, Held]] = {}
         self._daily: dict[DailyKey, Usage] = {}

@@ -101,6 +101,9 @@ class Transaction(Protocol):
     def apply(self, snapshots: Sequence[RunSnapshot]) -> WriteResult:
         """Merge the snapshots; runs not locked yet are locked first."""
 
+    def close(self, run_ids: Sequence[str]) -> None:
+        """Settle locked runs, as `RunStore.close` does."""
+
     def delete_run(self, run_id: str) -> bool:
         """Remove a run of which the settled totals hold nothing; False, and nothing happens, when they do."""
 
