@@ -85,7 +85,7 @@ def demo(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str],
             said += line
             if match := re.match(r"\s+(store|page, REST|OTLP|provider)\s+(\S+)", line):
                 places[match[1]] = match[2]
-            if re.search(r"Z   \S+ \S+ [\d,]+ tokens", line):
+            if re.search(r"Z   \S+ \S+ [1-9][\d,]* tokens", line):
                 break
         else:
             pytest.fail(f"the demo ended early: {said}")
