@@ -165,6 +165,36 @@ print([span.name for span in exporter.get_finished_spans()])
     assert answers(url, "t")["total_tokens"] == 19
 
 
+def test_a_late_host_with_a_provider_like_logfires(url: str) -> None:
+    """A provider around another, that is no SDK provider itself and that cannot be hashed, is joined all the same."""
+    code = (
+        LATE_HOST
+        + """
+    from dataclasses import dataclass
+    @dataclass
+    class Around(trace.TracerProvider):
+        inner: TracerProvider
+        def get_tracer(self, *arguments, **more):
+            return self.inner.get_tracer(*arguments, **more)
+        def add_span_processor(self, processor):
+            self.inner.add_span_processor(processor)
+    theirs = Around(TracerProvider())
+    theirs.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(theirs)
+    call(early, 16)
+for again in range(2):
+    handle.shutdown()
+    handle = runmeter.instrument(sys.argv[1], instrumentations=False)
+call(early, 32)
+print([span.name for span in exporter.get_finished_spans()])
+print(len(theirs.inner._active_span_processor._span_processors))
+"""
+    )
+    done = python(code, url)
+    assert done.stdout.splitlines() == ["['chat 16', 'chat 32']", "2"], done.stderr
+    assert answers(url, "t")["total_tokens"] == 19
+
+
 def test_a_late_host_without_span_processors(url: str) -> None:
     """A provider that takes no processors is in force as its host wants, and we say once that it is not counted."""
     code = (

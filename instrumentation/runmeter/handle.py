@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import ref
 
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -28,8 +28,8 @@ PIP_STORE = "pip install 'runmeter[store]'"
 _lock = threading.RLock()
 _active: Handle | None = None
 _leaves = False
-_attached: WeakSet[Any] = WeakSet()
-"""Providers that have our processor; not all can be asked for theirs."""
+_attached: list[ref[Any]] = []
+"""Providers that have our processor: not all can be asked for theirs, nor hashed (Logfire's)."""
 
 
 class Handle:
@@ -144,7 +144,7 @@ def _instrument(
     made = provider is None
     if made:
         provider = make_tracer_provider(PROCESSOR, partial(_host_came, unsampled=unsampled))
-        _attached.add(provider)
+        _attached.append(ref(provider))
     resource: Mapping[str, Any] = getattr(getattr(provider, "resource", None), "attributes", {})
     sinks: list[Sink] = []
     recorder = _recorder(database_url, throttle, resource)
@@ -226,8 +226,8 @@ def _attach(provider: Any) -> bool:
             type(provider).__qualname__,
         )
         return False
-    if provider not in _attached:
-        _attached.add(provider)
+    if not any(one() is provider for one in _attached):
+        _attached.append(ref(provider))
         provider.add_span_processor(PROCESSOR)
     return True
 
