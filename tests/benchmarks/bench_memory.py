@@ -1,0 +1,119 @@
+"""What a run keeps in the agent's memory, door 1 whole: processor, settling, counters and recorder, in bytes.
+
+Python's own allocations, by tracemalloc, of a thousand runs at once, each with an agent's span and calls below it that
+have ended; then of the same runs after ten times as many calls, and after their end. Spans are the SDK's, and nobody
+but us could keep one.
+"""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Iterator
+
+from harness import Options, Row, main
+from nowhere import Nowhere
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind
+
+from runmeter.context import Run, start_run
+from runmeter.counters import Counters
+from runmeter.processor import PROCESSOR
+from runmeter_exporter.recorder import Recorder
+
+FEW, MANY = 10, 100
+CALLERS = ("lead_agent", "researcher")
+
+
+class Agents:
+    """Runs that all work at once."""
+
+    def __init__(self) -> None:
+        self.meters = MeterProvider([InMemoryMetricReader()])
+        self.recorder = Recorder(Nowhere, throttle=0.1)  # type: ignore[arg-type]
+        self.provider = TracerProvider(resource=Resource({"service.name": "bench"}), shutdown_on_exit=False)
+        self.provider.add_span_processor(PROCESSOR)
+        self.tracer = self.provider.get_tracer("opentelemetry.instrumentation.genai.openai")
+        PROCESSOR.tracer = self.tracer
+        PROCESSOR.start((Counters(self.meters), self.recorder), source_id=self.recorder.source_id, service="bench")
+        self.number = 0
+
+    def call(self, run: Run, model: int) -> None:
+        """One call as the official OpenAI instrumentation writes it, in an agent's span."""
+        self.number += 1
+        attributes = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "openai",
+            "gen_ai.request.model": f"gpt-{model}",
+            "gen_ai.response.id": f"chatcmpl-{self.number}",
+            "gen_ai.usage.input_tokens": 1200,
+            "gen_ai.usage.output_tokens": 310,
+        }
+        agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "helper"}
+        with (
+            run.activate(),
+            self.tracer.start_as_current_span("invoke_agent helper", attributes=agent),
+            self.tracer.start_as_current_span("chat", kind=SpanKind.CLIENT, attributes=attributes),
+        ):
+            pass
+
+    def settled(self) -> int:
+        """Bytes held once everything is written."""
+        assert self.recorder.flush(60)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    def stop(self) -> None:
+        """Count nothing any more."""
+        PROCESSOR.stop()
+        PROCESSOR.shutdown_sinks(5.0)
+
+
+def lives(agents: Agents, number: int, calls: tuple[int, ...]) -> list[float]:
+    """Bytes a run after each number of calls, and after its end; beyond what was held before."""
+    empty = agents.settled()
+    runs = [start_run(thread_id="bench") for _ in range(number)]
+    held = []
+    made = 0
+    for goal in calls:
+        while made < goal:
+            for run in runs:
+                agents.call(run, made % 3)
+            made += 1
+        held.append((agents.settled() - empty) / number)
+    for run in runs:
+        run.end()
+    runs.clear()
+    del run
+    held.append((agents.settled() - empty) / number)
+    return held
+
+
+def measure(options: Options) -> Iterator[Row]:
+    """Three rows, in bytes."""
+    number, many = options.of(1000, 20), options.of(MANY, FEW * 2)
+    agents = Agents()
+    tracemalloc.start()
+    lives(agents, 20, (FEW,))  # whatever is made once and kept
+    few, more, _ = lives(agents, number, (FEW, many))
+    left = min(lives(agents, number, (FEW,))[-1] for _ in range(options.of(3, 1)))
+    tracemalloc.stop()
+    agents.stop()
+    yield Row(what=f"memory of an active run, {FEW} calls", measured=few, unit="B", at_most=4096)
+    yield Row(
+        what=f"the same after {many} calls (flat in calls)",
+        measured=more,
+        unit="B",
+        peer=f"after {FEW}",
+        beside=few,
+        at_most=4096,
+        ratio_at_most=1.1,
+    )
+    yield Row(what="memory left of an ended run", measured=max(0.0, left), unit="B", at_most=200)
+
+
+if __name__ == "__main__":
+    main(measure)
