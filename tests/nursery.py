@@ -3,13 +3,15 @@
     python nursery.py DATABASE_URL THROTTLE
 
 Each line on stdin, `RUN_ID THREAD_ID [CALLS]`, forks an agent with a run of its own. stdout has `RUN_ID pid PID`, then
-`RUN_ID ack N` after each call that `record_usage` returned from, `RUN_ID end N` when the run was left.
+`RUN_ID ack N` after each call that `record_usage` returned from, `RUN_ID end N` when the run was left. SIGUSR1 has an
+agent leave its run after the call under way.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 import runmeter
@@ -27,28 +29,36 @@ def say(*words: object) -> None:
 
 def work(url: str, throttle: float, run_id: str, thread_id: str, calls: int) -> None:
     """An agent: one run, one call after the other."""
+    enough = False
+
+    def leave(*_: object) -> None:
+        nonlocal enough
+        enough = True
+
+    signal.signal(signal.SIGUSR1, leave)
+    say(run_id, "pid", os.getpid())
     handle = runmeter.instrument(database_url=url, throttle=throttle, instrumentations=False)
+    number = 0
     with runmeter.run(run_id=run_id, thread_id=thread_id):
-        for number in range(1, calls + 1):
+        while number < calls and not enough:
+            number += 1
             runmeter.record_usage(provider="openai", model="gpt-5-mini", input_tokens=10, output_tokens=5)
             say(run_id, "ack", number)
-    handle.shutdown(timeout=30)
-    say(run_id, "end", calls)
+    handle.shutdown(timeout=60)
+    say(run_id, "end", number)
 
 
 def main(url: str, throttle: str) -> None:
     """Fork an agent for each line."""
     for line in sys.stdin:
         run_id, thread_id, *calls = line.split()
-        pid = os.fork()
-        if not pid:
+        if not os.fork():
             status = 1
             try:
                 work(url, float(throttle), run_id, thread_id, int(calls[0]) if calls else 10**9)
                 status = 0
             finally:
                 os._exit(status)
-        say(run_id, "pid", pid)
     while True:
         try:
             os.wait()
