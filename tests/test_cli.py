@@ -351,3 +351,12 @@ def test_numbers_are_readable() -> None:
         "1,234,567", "-", "$0.0012", "$1,234.50",
     )  # fmt: skip
     assert tables.when("2026-11-22T12:00:00.123456Z") == "2026-11-22 12:00:00Z"
+
+
+def test_a_store_whose_folder_cannot_be_made_is_one_line_and_exit_2(run: Run, tmp_path: Path) -> None:
+    """No traceback: which file, why, and which option names another."""
+    (tmp_path / "taken").write_text("no folder")
+    code, out, said = run("runs", "--database-url", f"sqlite:///{tmp_path}/taken/store.sqlite", store=False)
+    assert (code, out) == (2, "")
+    assert f"{tmp_path}/taken/store.sqlite" in said.splitlines()[-1]
+    assert "--database-url" in said.splitlines()[-1]

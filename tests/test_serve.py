@@ -273,3 +273,31 @@ def test_run_ends_when_its_stop_is_set(url: str) -> None:
     config = serve.Config(listen=Address("127.0.0.1", 0), otlp_listen=None, database_url=url)
     assert serve.run(config, stop, say) == 0
     assert said[-1] == "runmeter: draining"
+
+
+def test_what_the_otlp_door_refuses_is_counted_by_status(url: str) -> None:
+    """No token, a foreign Host, too large a header, no HTTP at all: each is an ingest request with its code."""
+    env = {"RUNMETER_INGEST_TOKEN": "feed-me"}
+    with serving(url, env=env) as sidecar:
+        where = sidecar.otlp_url.removeprefix("http://")
+        host, _, port = where.rpartition(":")
+
+        def status(request: str) -> int:
+            with socket.create_connection((host, int(port)), timeout=10) as client, client.makefile("rb") as answer:
+                client.sendall(request.replace("\n", "\r\n").encode())
+                return int(answer.readline().split()[1])
+
+        def post(headers: str) -> str:
+            return f"POST /v1/traces HTTP/1.1\nContent-Type: application/json\nContent-Length: 2\n{headers}\n\n{{}}"
+
+        assert status(post(f"Host: {where}\nAuthorization: Bearer wrong")) == 401
+        assert status(post(f"Host: {where}")) == 401
+        assert status(post("Host: evil.example\nAuthorization: Bearer feed-me")) == 421
+        assert status(post(f"Host: {where}\nX-Long: {'x' * 40_000}")) == 431
+        assert status("nonsense\n\n") == 400
+        assert status(post(f"Host: {where}\nAuthorization: Bearer feed-me")) == 200
+        assert sidecar.stop() == 0
+        sidecar.start()  # what the first one counted was stored when it left
+        metrics = sidecar.get("/metrics")
+    found = dict(re.findall(r'^runmeter_ingest_requests_total\{code="(\d+)"\} (\S+)$', metrics, re.MULTILINE))
+    assert found == {"200": "1.0", "400": "1.0", "401": "2.0", "421": "1.0", "431": "1.0"}

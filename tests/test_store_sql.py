@@ -403,3 +403,18 @@ def test_what_comes_too_late_is_discarded() -> None:
     assert bounded(lambda: 7, 10, lambda _: None) == 7
     with pytest.raises(ZeroDivisionError):
         bounded(lambda: 1 // 0, 10, lambda _: None)
+
+
+def test_a_folder_that_cannot_be_made_is_said_plainly(tmp_path: Path) -> None:
+    """The file, the reason and what to do, as a StoreUnavailable; made possible, the same store goes on."""
+    taken = tmp_path / "taken"
+    taken.write_text("a file where a folder should be")
+    path = taken / "runmeter" / "store.sqlite"
+    store = open_store(f"sqlite:///{path}")
+    with pytest.raises(StoreUnavailable, match=r"Not a directory.*--database-url or RUNMETER_DATABASE_URL") as away:
+        store.write([snap()])
+    assert str(path) in str(away.value)
+    taken.unlink()
+    store.write([snap()])
+    assert store.runs()["runs"]
+    store.dispose()

@@ -67,12 +67,12 @@ def opened(url: str | None) -> Iterator[RunStore]:
         raise click.ClickException(str(missing)) from None
     try:
         store = open_store(url)
-    except (StoreError, ImportError, OSError, ValueError) as problem:
+    except (StoreError, ImportError, ValueError) as problem:
         raise click.ClickException(str(problem)) from None
     try:
         say(f"store {store.url_for_humans}")
         yield store
-    except (StoreError, OSError, ValueError) as problem:
+    except (StoreError, ValueError) as problem:
         raise click.ClickException(str(problem)) from None
     finally:
         store.dispose()

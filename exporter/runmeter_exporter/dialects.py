@@ -31,7 +31,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from runmeter_exporter.store import StoreError
+from runmeter_exporter.store import StoreError, StoreUnavailable
 
 
 class Dialect(Protocol):
@@ -96,10 +96,17 @@ class SqliteDialect:
 
     def _make_file(self, *_: Any) -> None:
         path = Path(self.url.database or "")
-        if not path.exists():
-            # Numbers about people's work: for their eyes only. Existing files and directories are left as they are.
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        try:
+            if not path.exists():
+                # Numbers about people's work: for their eyes only. Existing files and directories are left as they are.
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            culprit = "" if error.filename in (None, str(path)) else f" ({error.filename})"
+            raise StoreUnavailable(
+                f"cannot create the store's file {path}: {error.strerror}{culprit}; let this user write to its folder, "
+                "or name another file with --database-url or RUNMETER_DATABASE_URL"
+            ) from error
 
     def _on_connect(self, connection: Any, _: Any) -> None:
         cursor = connection.cursor()

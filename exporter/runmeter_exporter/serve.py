@@ -21,7 +21,7 @@ from runmeter_exporter.ingest import Ingest
 from runmeter_exporter.options import Address
 from runmeter_exporter.reaper import Reaper
 from runmeter_exporter.scrape import Scraper
-from runmeter_exporter.server import Server
+from runmeter_exporter.server import ListenError, Server
 from runmeter_exporter.store import StoreError, StoreUnavailable, open_store
 
 logger = logging.getLogger("runmeter.serve")
@@ -68,7 +68,7 @@ def run(config: Config, stop: threading.Event | None = None, say: Callable[[str]
             stopping.wait()
             notify("STOPPING=1")
             say("runmeter: draining")
-    except (AccessError, StoreError, ImportError, OSError, ValueError) as problem:
+    except (AccessError, ListenError, StoreError, ImportError, ValueError) as problem:
         raise click.ClickException(str(problem)) from None
     return 0
 
@@ -88,17 +88,21 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
     say(f"runmeter: store {store.url_for_humans}")
     try:
         store.runs(limit=1)
-    except (StoreUnavailable, OSError) as problem:
+    except StoreUnavailable as problem:
         # It may come up after us. Until then /-/ready says no, agents keep what they have, and spans are refused.
         say(f"runmeter: the store is away, serving without it until it answers ({problem})")
     scraper = Scraper(store)
     ingest = Ingest(store)
     leaving.callback(ingest.stop)
-    def listen(app: object, address: Address, what: str, path: str = "") -> None:
+
+    def listen(
+        app: object, address: Address, what: str, path: str = "",
+        on_refused: Callable[[int], None] = lambda status: None,
+    ) -> None:  # fmt: skip
         served: object = app
         if config.access_log:
             served = AccessLog(app)
-        server = Server(served, address.host, address.port)
+        server = Server(served, address.host, address.port, on_refused=on_refused)
         leaving.callback(server.stop)
         server.start()
         say(f"runmeter: {what} at {server.url}{path}")
@@ -109,8 +113,10 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
     rest = create_app(store, scraper=scraper, read_token=tokens["read"], allowed_hosts=hosts(config.listen))
     listen(rest, config.listen, "REST, page and scrape")
     if config.otlp_listen is not None:
-        otlp = create_otlp_app(ingest, ingest_token=tokens["ingest"], allowed_hosts=hosts(config.otlp_listen))
-        listen(otlp, config.otlp_listen, "OTLP/HTTP")
+        otlp = create_otlp_app(
+            ingest, ingest_token=tokens["ingest"], allowed_hosts=hosts(config.otlp_listen), on_refused=ingest.refused
+        )
+        listen(otlp, config.otlp_listen, "OTLP/HTTP", on_refused=ingest.refused)
     if config.metrics_listen is not None:
         metrics = create_metrics_app(
             store, scraper, read_token=tokens["read"], allowed_hosts=hosts(config.metrics_listen)
