@@ -6,8 +6,9 @@ anything else that is not a count is dropped and its reason is kept on the readi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from itertools import repeat
 from typing import Any, Final
 
 from runmeter import semconv
@@ -15,9 +16,6 @@ from runmeter.dialects import (
     AGENT,
     AGGREGATE,
     CALL,
-    DEFAULT,
-    DIALECTS,
-    KINDS,
     PLAIN,
     RAW_NAME,
     RAW_USAGE,
@@ -28,6 +26,7 @@ from runmeter.dialects import (
     Dialect,
     Role,
 )
+from runmeter.plan import is_plain, plan_of
 from runmeter.reading import Reading
 from runmeter.spans import EndedSpan
 from runmeter.usage import COUNT_LIMIT, Usage
@@ -38,135 +37,9 @@ __all__ = ["ID_LIMIT", "LABEL_LIMIT", "Reading", "Role", "clean", "is_plain", "r
 _TEXT_LIMIT: Final = 65_536
 _STREAMED: Final = "gen_ai.request.stream"
 _NANO: Final = 1_000_000_000
-
-
-# --- the plan: which key fills which slot ---------------------------------------------------------------------------
-
-_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "input": semconv.INPUT,
-    "output": semconv.OUTPUT,
-    "cache_read": semconv.CACHE_READ,
-    "cache_write": semconv.CACHE_WRITE,
-    "reasoning": semconv.REASONING,
-    "model": semconv.MODEL,
-    "provider": semconv.PROVIDER,
-    "response_id": semconv.RESPONSE,
-    "thread": semconv.THREAD,
-    "user": semconv.USER,
-    "agent": semconv.AGENT_NAMES,
-    "cost": semconv.COST,
-    "retries": semconv.RETRIES,
-    "run_id": (semconv.RUN_ID,),
-    "source_id": (semconv.SOURCE_ID,),
-    "caller": (semconv.CALLER,),
-    "messages": (semconv.MESSAGES,),
-    "run_root": (semconv.RUN_ROOT,),
-    "run_status": (semconv.RUN_STATUS,),
-    "stop_reason": (semconv.RUN_STOP_REASON,),
-    "attempt": (),
-    "subagent": (),
-    "span_type": (),
-} | {f"kind{index}": (key,) for index, (key, _) in enumerate(KINDS)}
-_SLOT: Final = {name: slot for slot, name in enumerate(_FIELDS)}
-_EMPTY: Final = [None] * len(_SLOT)
-(
-    _INPUT,
-    _OUTPUT,
-    _CACHE_READ,
-    _CACHE_WRITE,
-    _REASONING,
-    _MODEL,
-    _PROVIDER,
-    _RESPONSE_ID,
-    _THREAD,
-    _USER,
-    _AGENT,
-    _COST,
-    _RETRIES,
-    _RUN_ID,
-    _SOURCE_ID,
-    _CALLER,
-    _MESSAGES,
-    _RUN_ROOT,
-    _RUN_STATUS,
-    _STOP_REASON,
-    _ATTEMPT,
-    _SUBAGENT,
-    _SPAN_TYPE,
-) = range(23)
-_KIND_TABLES: Final = tuple((23 + index, table) for index, (_, table) in enumerate(KINDS))
-_NUMBERS_OF_TEXT: Final = {"input": 0, "output": 1, "cache_read": 2, "cache_write": 3, "reasoning": 4}
-
-
-class _Plan:
-    """How to read one scope: every key that means something there, with its slot and rank."""
-
-    def __init__(self, dialect: Dialect) -> None:
-        self.dialect = dialect
-        self.by_name = bool(dialect.names or dialect.failed_names)
-        self.keys: dict[str, tuple[int, int]] = {}
-        for name, own in _FIELDS.items():
-            for rank, key in enumerate((*own, *dialect.keys.get(name, ()))):
-                self.keys.setdefault(key, (_SLOT[name], rank))
-        if dialect.stream_log:
-            self.keys["logfire.span_type"] = (_SPAN_TYPE, 0)
-        deciding = {key for key in self.keys if self.keys[key][0] in _DECIDING_SLOTS}
-        deciding.update(key for keys in dialect.keys.values() for key in keys)
-        self.deciding = frozenset(deciding)
-        self.deciding_below = self.deciding - {semconv.RUN_ID, semconv.CONVERSATION_ID, semconv.USER_ID}
-        self._shapes: dict[tuple[Any, ...], list[tuple[int, str]]] = {}
-
-    def shape(self, attributes: Mapping[str, Any]) -> list[tuple[int, str]]:
-        """The (slot, key) pairs to read, in order of precedence. An instrumentation writes the same few sets of keys
-        again and again, so the answer is remembered for small ones."""
-        if len(attributes) > _SHAPE_LIMIT:
-            return self._order(attributes)
-        names = tuple(attributes)
-        known = self._shapes.get(names)
-        if known is None:
-            if len(self._shapes) >= _MAX_SHAPES:
-                self._shapes.clear()
-            known = self._shapes[names] = self._order(attributes)
-        return known
-
-    def _order(self, attributes: Mapping[str, Any]) -> list[tuple[int, str]]:
-        found = [(self.keys[key][1], self.keys[key][0], key) for key in attributes.keys() & self.keys.keys()]
-        return [(slot, key) for _, slot, key in sorted(found)]
-
-
-_SHAPE_LIMIT: Final = 64
-_MAX_SHAPES: Final = 128
-_DECIDING_SLOTS: Final = frozenset(_SLOT.values()) - {
-    _MODEL,
-    _PROVIDER,
-    _RESPONSE_ID,
-    _COST,
-    _RETRIES,
-    _SOURCE_ID,
-    _MESSAGES,
-    _RUN_STATUS,
-    _STOP_REASON,
-    _CACHE_READ,
-    _CACHE_WRITE,
-    _REASONING,
-    _SPAN_TYPE,
-}
-_DEFAULT_PLAN: Final = _Plan(DEFAULT)
-_PLANS: Final = {scope: _Plan(dialect) for scope, dialect in DIALECTS.items()}
-
-
-def is_plain(scope: str, attributes: Mapping[str, Any] | None, *, below_a_run: bool = False) -> bool:
-    """True where `read` would find nothing but ancestry, in a fraction of the time.
-
-    Pass the plainest mapping at hand: a `dict` answers in C. With `below_a_run` the run id, thread and user that door 1
-    stamps on every span of an explicit run do not count as news.
-    """
-    plan = _PLANS.get(scope, _DEFAULT_PLAN)
-    if plan.by_name:
-        return False
-    if not attributes:
-        return True
-    return attributes.keys().isdisjoint(plan.deciding_below if below_a_run else plan.deciding)
+_NOTHING: Final[Mapping[str, Any]] = {}
+_new: Final[Any] = tuple.__new__
+"""Makes a named tuple of a tuple as long as it: its own constructor, in Python, costs as much as half of reading."""
 
 
 def read(span: EndedSpan) -> Reading:
@@ -180,78 +53,55 @@ def read(span: EndedSpan) -> Reading:
 
 def _read(span: EndedSpan) -> Reading:
     trace_id, span_id, parent_id, remote, name, _, scope, resource, attributes, started_at, ended_at, failed = span
-    plan = _PLANS.get(scope, _DEFAULT_PLAN)
+    plan = plan_of(scope)
     dialect = plan.dialect
-    raw: list[Any] = _EMPTY.copy()
-    for slot, key in plan.shape(attributes):
-        value = attributes[key]
-        if value is not None and value != "" and raw[slot] is None:
-            raw[slot] = value
+    shape = plan.shape(attributes)
+    usual = shape.usual(attributes)
+    seldom = shape.seldom(attributes) if shape.seldom_keys else _NOTHING
+    model, provider, agent, thread_id, run_id, source_id = _names(usual[6:])
 
-    role: int = _role(raw, plan, name, failed)
-    rejected: tuple[str, ...] = ()
+    role: int = plan.role(shape, usual, attributes, name, failed)
     usage: Usage | None = None
-    response_id = provider = model = cost = messages = None
+    response_id: str | None = None
+    cost = messages = None
     retries = 0
     stream_log = False
-    if raw[_MODEL] is not None:
-        model = as_text(raw[_MODEL], LABEL_LIMIT)
-    if role != PLAIN and role != TOOL:
-        reasons: list[str] = []
-        usage, raw_model, raw_id = _usage(raw, dialect, name, attributes, reasons)
-        if usage is None and (role == WEAK or raw[_SPAN_TYPE] == "log"):
+    reasons: list[str] = []
+    if role not in (PLAIN, TOOL):
+        usage, raw_model, raw_id = _usage(usual, dialect, name, attributes, reasons)
+        if usage is None and (role == WEAK or seldom.get("span_type") == "log"):
             role = PLAIN
         elif role in (CALL, WEAK):
-            response_id = raw_id if raw[_RESPONSE_ID] is None else as_text(raw[_RESPONSE_ID], ID_LIMIT)
+            response_id = as_text(usual[5], ID_LIMIT) or raw_id
             model = model or raw_model
-            if raw[_PROVIDER] is not None:
-                provider = as_provider(raw[_PROVIDER])
-            if raw[_COST] is not None:
-                cost = as_cost(raw[_COST], reasons)
-            if raw[_MESSAGES] is not None:
-                messages = as_count(raw[_MESSAGES], reasons)
-            if raw[_RETRIES] is not None:
-                retries = as_count(raw[_RETRIES], reasons) or 0
-            if raw[_ATTEMPT] is not None:
-                retries = max(retries, (as_count(raw[_ATTEMPT], reasons) or 1) - 1)
-            if raw[_SPAN_TYPE] == "log":
-                stream_log = True
-                started_at = _stream_began(attributes, started_at)
+            if seldom:
+                cost, messages, retries = _priced(seldom, reasons)
+                if seldom.get("span_type") == "log":
+                    stream_log = True
+                    started_at = _stream_began(attributes, started_at)
             if name == RAW_NAME:
                 scope += ".raw"  # the wire's view of a call that the library's own span may describe as well
-        if reasons:
-            rejected = tuple(reasons)
+    if role not in (CALL, WEAK):
+        provider = None
 
     resource_key, service = _facts(resource)
-    agent = caller = thread_id = None
-    if raw[_AGENT] is not None:
-        agent = as_text(raw[_AGENT], LABEL_LIMIT)
     if role == AGENT:
         if dialect.agent_key is not None and dialect.agent_key not in attributes:
             role = AGGREGATE
             agent = None
         elif agent is None:
             agent = _agent_in(name, dialect)
-    if raw[_CALLER] is not None:
-        caller = as_text(raw[_CALLER], LABEL_LIMIT)
-    elif raw[_SUBAGENT] is not None:
-        subagent = agent or as_text(raw[_SUBAGENT], LABEL_LIMIT - 9)
-        caller = f"subagent:{subagent}" if subagent else None
-    if raw[_THREAD] is not None and (dialect.names_threads or semconv.CONVERSATION_ID not in attributes):
-        thread_id = as_text(raw[_THREAD], ID_LIMIT)
-    run_id = None if raw[_RUN_ID] is None else as_text(raw[_RUN_ID], ID_LIMIT)
-    source_id = None if raw[_SOURCE_ID] is None else as_text(raw[_SOURCE_ID], ID_LIMIT)
-    user_id = None if raw[_USER] is None else as_text(raw[_USER], ID_LIMIT)
+    if not dialect.names_threads and semconv.CONVERSATION_ID in attributes:
+        thread_id = None
+    caller = user_id = run_status = stop_reason = None
     is_root = False
-    tags: tuple[tuple[str, str], ...] = ()
-    run_status = stop_reason = None
-    if scope == semconv.SCOPE:
-        is_root = raw[_RUN_ROOT] is True
-        tags = as_tags(attributes)
+    if seldom:
+        caller = _caller(seldom, agent)
+        user_id = as_text(seldom.get("user"), ID_LIMIT)
+        is_root = scope == semconv.SCOPE and seldom.get("run_root") is True
         if is_root:
-            run_status = as_text(raw[_RUN_STATUS], LABEL_LIMIT)
-            stop_reason = as_text(raw[_STOP_REASON], ID_LIMIT)
-    # Built as a plain tuple: a named tuple's own constructor costs as much as everything above.
+            run_status = as_text(seldom.get("run_status"), LABEL_LIMIT)
+            stop_reason = as_text(seldom.get("stop_reason"), ID_LIMIT)
     reading: Reading = _new(
         Reading,
         (
@@ -275,7 +125,7 @@ def _read(span: EndedSpan) -> Reading:
             source_id,
             user_id,
             service,
-            tags,
+            as_tags(attributes) if scope == semconv.SCOPE else (),
             caller,
             cost,
             messages,
@@ -285,13 +135,63 @@ def _read(span: EndedSpan) -> Reading:
             stop_reason,
             stream_log,
             dialect.aggregates_count,
-            rejected,
+            tuple(reasons),
         ),
     )
     return reading
 
 
-_new: Final[Any] = tuple.__new__
+_Names = tuple[str | None, str | None, str | None, str | None, str | None, str | None]
+_cleaned: dict[tuple[Any, ...], _Names] = {}
+_MAX_CLEANED: Final = 256
+
+
+def _names(said: tuple[Any, ...]) -> _Names:
+    """(model, provider, agent, thread, run id, source id), cleaned.
+
+    The calls of one agent say the same again and again, so what was clean text is remembered, and nothing else: numbers
+    are equal that are not the same, and what is too long is not kept (rule 11).
+    """
+    try:
+        known = _cleaned.get(said)
+    except TypeError:  # something that cannot be a key; it is no text either
+        known = None
+    if known is not None:
+        return known
+    model, provider, agent, thread_id, run_id, source_id = said
+    names = (
+        as_text(model, LABEL_LIMIT),
+        as_provider(provider),
+        as_text(agent, LABEL_LIMIT),
+        as_text(thread_id, ID_LIMIT),
+        as_text(run_id, ID_LIMIT),
+        as_text(source_id, ID_LIMIT),
+    )
+    if all(text is None or (type(text) is str and len(text) <= ID_LIMIT) for text in said):
+        if len(_cleaned) >= _MAX_CLEANED:
+            _cleaned.clear()
+        _cleaned[said] = names
+    return names
+
+
+def _priced(seldom: Mapping[str, Any], rejected: list[str]) -> tuple[int | None, int | None, int]:
+    """(cost, messages, retries) of a call."""
+    cost = as_cost(seldom["cost"], rejected) if "cost" in seldom else None
+    messages = as_count(seldom["messages"], rejected) if "messages" in seldom else None
+    retries = as_count(seldom["retries"], rejected) or 0 if "retries" in seldom else 0
+    if "attempt" in seldom:
+        retries = max(retries, (as_count(seldom["attempt"], rejected) or 1) - 1)
+    return cost, messages, retries
+
+
+def _caller(seldom: Mapping[str, Any], agent: str | None) -> str | None:
+    """The explicit caller, or the subagent that a library names in its own way."""
+    if "caller" in seldom:
+        return as_text(seldom["caller"], LABEL_LIMIT)
+    if "subagent" in seldom:
+        subagent = agent or as_text(seldom["subagent"], LABEL_LIMIT - 9)
+        return f"subagent:{subagent}" if subagent else None
+    return None
 
 
 def _agent_in(name: str, dialect: Dialect) -> str | None:
@@ -302,35 +202,11 @@ def _agent_in(name: str, dialect: Dialect) -> str | None:
     return None if name == "invoke_agent" else as_text(name.removeprefix("invoke_agent "), LABEL_LIMIT)
 
 
-def _role(raw: list[Any], plan: _Plan, name: str, failed: bool) -> Role:
-    for slot, table in _KIND_TABLES:
-        said = raw[slot]
-        if said is not None:
-            role = table.get(said) if type(said) is str else None
-            if role is not None:
-                return role
-    if plan.by_name:
-        for start, role in plan.dialect.names:
-            if name.startswith(start):
-                return role
-        if failed:
-            for start, role in plan.dialect.failed_names:
-                if name.startswith(start):
-                    return role
-    if raw[_INPUT] is not None or raw[_OUTPUT] is not None:
-        return WEAK
-    return PLAIN
-
-
 def _usage(
-    raw: list[Any], dialect: Dialect, name: str, attributes: Mapping[str, Any], rejected: list[str]
+    usual: Sequence[Any], dialect: Dialect, name: str, attributes: Mapping[str, Any], rejected: list[str]
 ) -> tuple[Usage | None, str | None, str | None]:
     """The inclusive counts, and the model and response id where only a raw answer has them."""
-    given_input = None if raw[_INPUT] is None else as_count(raw[_INPUT], rejected)
-    given_output = None if raw[_OUTPUT] is None else as_count(raw[_OUTPUT], rejected)
-    cache_read = None if raw[_CACHE_READ] is None else as_count(raw[_CACHE_READ], rejected)
-    cache_write = None if raw[_CACHE_WRITE] is None else as_count(raw[_CACHE_WRITE], rejected)
-    reasoning = None if raw[_REASONING] is None else as_count(raw[_REASONING], rejected)
+    given_input, given_output, cache_read, cache_write, reasoning = map(as_count, usual[:5], repeat(rejected))
     excludes_cache = dialect.input_excludes_cache
     excludes_reasoning = False
     model = response_id = None

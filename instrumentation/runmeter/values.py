@@ -20,9 +20,13 @@ _NANO: Final = 1_000_000_000
 
 
 def as_count(value: Any, rejected: list[str]) -> int | None:
+    """A count, or None where nothing is said; what is none of both adds its reason to `rejected`."""
     kind = type(value)
     if kind is int and 0 <= value <= COUNT_LIMIT:
-        return int(value)
+        count: int = value
+        return count
+    if value is None or value == "":
+        return None
     if kind is str:
         text = value.strip()
         if not text.isascii() or not text.removeprefix("-").isdecimal():
@@ -87,6 +91,8 @@ def as_text(value: Any, limit: int) -> str | None:
         return clean(value, limit).strip() or None
     if type(value) is int and -(2**64) < value < 2**64:
         return str(value)
+    if isinstance(value, str):  # an enumeration's member: what it holds is what the wire has
+        return as_text(str.__str__(value), limit)
     return None
 
 
