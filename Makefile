@@ -1,11 +1,10 @@
 # Each target makes the environment it needs in $(VENV) and says what it installs. Nothing is installed elsewhere.
 #   make run PYTHON=/usr/bin/python3.13     another Python
 #   make test ARGS="tests/test_settle.py"   what pytest gets
-#   make bench BENCH=tests/benchmarks/bench_store.py
+#   make bench ARGS="--only store,scrape"   which benchmarks
 
 VENV ?= .venv
 ARGS ?=
-BENCH ?= $(sort $(wildcard tests/benchmarks/bench_*.py))
 # The first Python here that is new enough.
 ifeq ($(origin PYTHON), undefined)
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -33,7 +32,7 @@ test-live: $(VENV)/.has-dev ## Real frameworks at their current releases, an env
 	@exec $(BIN)/python tests/live/run.py $(ARGS)
 
 bench: $(VENV)/.has-dev ## Speed, as ratios against peers and floors measured in the same run
-	@for bench in $(BENCH); do echo "== $$bench"; $(BIN)/python "$$bench" $(ARGS) || exit; done
+	@exec $(BIN)/python tests/benchmarks/run.py $(ARGS)
 
 lint: $(VENV)/.has-dev ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -96,6 +96,7 @@ def measure(options: Options) -> Iterator[Row]:
     """Three rows, in bytes."""
     number, many = options.of(1000, 20), options.of(MANY, FEW * 2)
     agents = Agents()
+    lives(agents, 1, (FEW,))  # imports, which tracemalloc would make slow
     tracemalloc.start()
     lives(agents, 20, (FEW,))  # whatever is made once and kept
     few, more, _ = lives(agents, number, (FEW, many))

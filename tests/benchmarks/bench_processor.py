@@ -1,19 +1,19 @@
-"""What a span costs in the agent process, against four `counter.add` in the same run (facts: "What we want").
+"""What a span costs in the agent process, beside four `counter.add` in the same run.
 
-    python tests/benchmarks/bench_processor.py
-
-Microseconds, medians over spans and interleaved rounds, on real SDK spans just begun and just ended: a usage-bearing
-span as the official OpenAI instrumentation makes it, under an agent; and a plain span (an HTTP request). The sinks are
-the real ones, counters and recorder, without what the recorder does in its own writer thread, off the agent's path.
+Wall microseconds, medians over spans and interleaved rounds, on real SDK spans just begun and just ended: a
+usage-bearing span as the official OpenAI instrumentation makes it, under an agent; and a plain span (an HTTP request).
+The sinks are the real ones, counters and recorder, without what the recorder does in its own writer thread, off the
+agent's path.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
+from harness import Options, Row, main
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -25,8 +25,8 @@ from runmeter.counters import Counters
 from runmeter.processor import PROCESSOR
 from runmeter_exporter.recorder import open_recorder
 
-ROUNDS = 30
 SPANS = 500
+PEER = "OTel `counter.add` × 4"
 
 CALL = {
     "gen_ai.operation.name": "chat",
@@ -118,10 +118,12 @@ class Bench:
             block.__exit__(None, None, None)
         return median(started), median(finished)
 
-    def four_adds(self) -> float:
+    def four_adds(self, number: int) -> float:
+        """Microseconds of the peer, where it would be called: after a span has ended, not in a loop of its own."""
         adds, labels = self.adds, self.labels
         taken: list[int] = []
-        for _ in range(SPANS):
+        for span in self.spans(True, number):
+            span.end()
             clock = time.perf_counter_ns()
             for counter in adds:
                 counter.add(3, labels)
@@ -146,29 +148,37 @@ def median(nanoseconds: list[int]) -> float:
     return (statistics.median(nanoseconds) - CLOCK) / 1000
 
 
-def main() -> int:
+def measure(options: Options) -> Iterator[Row]:
+    """A row for each kind of span in a run, and for the beginning of it; and what is dearer without a run."""
     bench = Bench()
-    rows: dict[str, list[float]] = {}
-    for number in range(ROUNDS):
-        rows.setdefault("counter.add x 4", []).append(bench.four_adds())
-        for name, calls, explicit in (
-            ("usage-bearing span, in a run", True, True),
-            ("usage-bearing span, bare trace", True, False),
-            ("other span, in a run", False, True),
-            ("other span, bare trace", False, False),
-        ):
-            started, ended = bench.round(number, calls, explicit)
-            rows.setdefault(f"{name}: on_start", []).append(started)
-            rows.setdefault(f"{name}: on_end", []).append(ended)
-    medians = {name: statistics.median(values) for name, values in rows.items()}
-    adds = medians["counter.add x 4"]
-    print(f"{'':48}{'µs':>8}{'of 4 adds':>11}")
-    for name, value in medians.items():
-        print(f"{name:48}{value:8.2f}{value / adds:11.2f}")
+    took: dict[str, list[float]] = {}
+    for number in range(options.of(30, 1)):
+        took.setdefault(PEER, []).append(bench.four_adds(number))
+        for calls in (True, False):
+            for explicit in (True, False):
+                began, ended = bench.round(number, calls, explicit)
+                kind = (
+                    f"{'a usage-bearing span' if calls else 'any other span'}{'' if explicit else ' of a bare trace'}"
+                )
+                took.setdefault(f"{kind} ended", []).append(ended)
+                took.setdefault(f"{kind} begun", []).append(began)
     PROCESSOR.stop()
     PROCESSOR.shutdown_sinks(2.0)
-    return 0
+    medians = {name: statistics.median(values) for name, values in took.items()}
+    bars = {"a usage-bearing span ended": (12.0, 0.25), "any other span ended": (1.0, None)}
+    for name, value in medians.items():
+        if name != PEER:
+            at_most, ratio_at_most = bars.get(name, (None, None))
+            yield Row(
+                what=f"processor, {name}",
+                measured=value,
+                unit="µs",
+                peer=PEER,
+                beside=medians[PEER],
+                at_most=at_most,
+                ratio_at_most=ratio_at_most,
+            )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(measure)

@@ -121,14 +121,6 @@ def cpu(work: Callable[[], object], *, of_thread: bool = False) -> float:
         return clock() - began
 
 
-def wall(work: Callable[[], object]) -> float:
-    """Seconds."""
-    with undisturbed():
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
-
-
 def interleaved(
     work: Mapping[str, Work],
     rounds: int,
