@@ -18,8 +18,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from otlp_requests import post
 
+from runmeter.call import Reading
 from runmeter.spans import Call
+from runmeter.twins import same_call
 from runmeter.usage import Usage
+from runmeter_exporter import closing
 from runmeter_exporter.ingest import Ingest
 from runmeter_exporter.otlp import JSON, PROTOBUF
 from runmeter_exporter.run import CellKey, RunSnapshot
@@ -402,6 +405,31 @@ def test_twins_in_two_traces_are_one_call(store: RunStore, ingest_of: Callable[.
     run = run_of(store, TRACE.hex())
     assert (run["total_input_tokens"], run["llm_call_count"], run["set_aside"]) == (10, 1, {"repeat": 1})
     assert store.usage()["total_runs"] == 1
+    assert store.verify() == []
+
+
+def test_a_twin_is_found_among_thousands_that_look_alike(
+    store: RunStore, ingest_of: Callable[..., Ingest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing a run costs the same however many equal calls there are, and still joins the one that is the same."""
+    compared = 0
+
+    def counting(one: Reading, other: Reading) -> bool:
+        nonlocal compared
+        compared += 1
+        return same_call(one, other)
+
+    monkeypatch.setattr(closing, "same_call", counting)
+    ingest = ingest_of(store)
+    crowd = 3000
+    post(ingest, b"".join(
+        call(1, None, trace=number.to_bytes(16), scope="framework", at=(2 * number, 2 * number + 1))
+        for number in range(1, crowd + 1)))
+    post(ingest, call(9, None, trace=TRACE, scope="client", at=(crowd, crowd + 1)))
+    ingest.close_runs([TRACE.hex()])
+    assert compared < 100
+    usage = store.usage(include_active=True)
+    assert usage["llm_call_count"] == crowd
     assert store.verify() == []
 
 

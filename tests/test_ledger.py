@@ -140,9 +140,23 @@ def test_twins_are_found_by_either_key_and_near_in_time(transaction: Open) -> No
     ]
     with transaction() as ledger:
         ledger.insert(rows)
-        assert by_key(ledger.twins([b"aaaaaaaa", b"xxxxxxxx"], 100, 200)) == by_key(rows[:2])
-        assert by_key(ledger.twins([b"xxxxxxxx"], 0, 10**18)) == by_key([rows[0], rows[2]])
-        assert ledger.twins([], 0, 10**18) == []
+        assert by_key(ledger.twins([b"aaaaaaaa", b"xxxxxxxx"], 100, 200, 2) or []) == by_key(rows[:2])
+        assert by_key(ledger.twins([b"xxxxxxxx"], 0, 10**18, 9) or []) == by_key([rows[0], rows[2]])
+        assert ledger.twins([], 0, 10**18, 9) == []
+
+
+def test_of_many_twins_the_nearest_are_had(transaction: Open) -> None:
+    """More rows than the limit are none; the nearest to a moment come from before and after it, by either key."""
+    rows = [Row(T1, n, None, R1, twin=b"aaaaaaaa", twin_too=b"xxxxxxxx", ended_at=10 * n) for n in range(1, 20)]
+    rows.append(Row(T2, 1, None, R2, twin=b"zzzzzzzz", twin_too=b"aaaaaaaa", ended_at=101))
+    with transaction() as ledger:
+        ledger.insert(rows)
+        assert ledger.twins([b"aaaaaaaa"], 0, 10**18, 19) is None
+        assert len(ledger.twins([b"aaaaaaaa"], 0, 10**18, 20) or []) == 20
+        near = ledger.near(b"aaaaaaaa", 100, 1000, 3)
+        assert sorted(row.ended_at or 0 for row in near) == [80, 90, 100, 101, 110, 120]
+        assert sorted(row.ended_at or 0 for row in ledger.near(b"aaaaaaaa", 100, 10, 3)) == [90, 100, 101, 110]
+        assert ledger.near(b"yyyyyyyy", 100, 1000, 3) == []
 
 
 def test_what_is_old_is_paged_through_and_forgotten(transaction: Open) -> None:

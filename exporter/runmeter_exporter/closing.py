@@ -4,7 +4,9 @@ closes. And, a day later, the ledger forgets it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 
 from runmeter.call import Reading
 from runmeter.twins import RunFacts, keeper, same_call
@@ -16,17 +18,33 @@ from runmeter_exporter.store import Transaction
 from runmeter_exporter.traces import Move, Trace
 
 AT_ONCE = 50
-"""Runs closed in one transaction."""
+"""Runs closed in one transaction, at most."""
+AT_LENGTH = 0.25
+"""Seconds that such a transaction may take before the next one gets fewer runs: agents may be waiting for the file."""
 NEAR = 600 * 10**9
 """Nanoseconds around a run's calls in which their twins end: the outer of two may be a stream that is read slowly."""
+ROOM, NEAREST = 200, 16
+"""Spans that may look like a run's calls for all of them to be compared, beside the run's own. Where there are more, as
+where thousands of calls report no usage, each call is compared with so many that ended just before and after it."""
 
 
 def close_runs(intake: Intake, run_ids: Sequence[str]) -> None:
     """Close these runs, or let those disappear that only repeated others. Raises StoreError."""
     ids = sorted(set(run_ids))
-    for start in range(0, len(ids), AT_ONCE):
-        some = ids[start : start + AT_ONCE]
-        intake.transact(lambda tx, some=some: (None, _close(intake, tx, some)))  # type: ignore[misc]
+    start, at_once = 0, AT_ONCE
+    while start < len(ids):
+        some = ids[start : start + at_once]
+        began = time.monotonic()
+        closed = intake.transact(lambda tx, some=some: _close(intake, tx, some))  # type: ignore[misc]
+        for fold in closed:
+            fold.close()
+            intake.decided(fold)
+        took = time.monotonic() - began
+        start += len(some)
+        at_once = max(1, at_once // 2) if took > AT_LENGTH else min(AT_ONCE, 2 * at_once)
+        if start < len(ids):
+            # SQLite's writers look for their turn now and then; whoever asks again at once leaves them none.
+            time.sleep(min(took, 0.1))
 
 
 def expire(intake: Intake, now: int, retention: float) -> int:
@@ -64,23 +82,25 @@ def _is_over(stored: StoredRun | None) -> bool:
     return stored is None or stored.closed
 
 
-def _close(intake: Intake, tx: Transaction, run_ids: Sequence[str]) -> list[RunFold]:
-    """In one transaction, so that of two halves of a pair that close at once the second finds the first."""
-    folds = _resolve(intake, tx, run_ids)
-    tx.close(run_ids)
-    return folds
-
-
-def _resolve(intake: Intake, tx: Transaction, run_ids: Sequence[str]) -> list[RunFold]:
+def _close(intake: Intake, tx: Transaction, run_ids: Sequence[str]) -> tuple[list[RunFold], list[RunFold]]:
+    """(folds of what closed, folds that are current), in one transaction, so that of two halves of a pair that close
+    at once the second finds the first."""
     tx.lock(run_ids)
     touched: Folds = {}
-    for run_id in run_ids:
-        stored = tx.runs.get(run_id)
-        if stored is None or not any(map(is_otlp, stored.sources)) or holds(stored):
-            continue
-        _review(intake, tx, touched, run_id)
-        _twins(intake, tx, touched, run_id)
-    return list(touched.values())
+    ours = [run_id for run_id in run_ids if _is_ours(tx.runs.get(run_id))]
+    for run_id in ours:
+        if _is_ours(tx.runs.get(run_id)):
+            _review(intake, tx, touched, run_id)
+            _twins(intake, tx, touched, run_id)
+    left = [run_id for run_id in ours if run_id in tx.runs]
+    folds = {**intake.closing(tx, [run_id for run_id in left if run_id not in touched]), **touched}
+    tx.close(run_ids)
+    return [folds[run_id] for run_id in left if tx.runs[run_id].closed], list(touched.values())
+
+
+def _is_ours(stored: StoredRun | None) -> bool:
+    """Spans that came through door 2 are in it, and the settled totals do not hold them yet."""
+    return stored is not None and any(map(is_otlp, stored.sources)) and not holds(stored)
 
 
 def _review(intake: Intake, tx: Transaction, touched: Folds, run_id: str) -> None:
@@ -139,9 +159,7 @@ def _pairs(tx: Transaction, run_id: str) -> list[tuple[Row, Row]]:
     mine = tx.ledger.calls(run_id)
     if not mine:
         return []
-    keys = sorted({key for row in mine for key in (row.twin, row.twin_too) if key is not None})
-    times = [row.ended_at or 0 for row in mine]
-    found = [row for row in tx.ledger.twins(keys, min(times) - NEAR, max(times) + NEAR) if row.run_id != run_id]
+    found = [row for row in _alike(tx, mine) if row.run_id != run_id]
     if not found:
         return []
     by_key: dict[bytes, list[tuple[Row, Reading]]] = {}
@@ -150,11 +168,13 @@ def _pairs(tx: Transaction, run_id: str) -> list[tuple[Row, Row]]:
         for key in (row.twin, row.twin_too):
             if key is not None:
                 by_key.setdefault(key, []).append((row, reading))
+    for alike in by_key.values():
+        alike.sort(key=_ended)
     near: list[tuple[int, Key, Key, str, Row, Row]] = []
     for row in mine:
         reading = reading_of(row)
         for key in (row.twin, row.twin_too):
-            for other_row, other in by_key.get(key, ()) if key is not None else ():
+            for other_row, other in _near(by_key.get(key, []), row) if key is not None else ():
                 if same_call(reading, other):
                     distance = abs(reading.started_at - other.started_at) + abs(reading.ended_at - other.ended_at)
                     near.append((distance, row.key, other_row.key, other.scope, row, other_row))
@@ -166,6 +186,33 @@ def _pairs(tx: Transaction, run_id: str) -> list[tuple[Row, Row]]:
             taken |= {(one, scope), other_key}
             pairs.append((row, other_row))
     return pairs
+
+
+def _alike(tx: Transaction, mine: Sequence[Row]) -> Iterable[Row]:
+    """Spans that share a twin key with one of these calls, near in time."""
+    keys = sorted({key for row in mine for key in (row.twin, row.twin_too) if key is not None})
+    times = [row.ended_at or 0 for row in mine]
+    found = tx.ledger.twins(keys, min(times) - NEAR, max(times) + NEAR, 2 * len(mine) + ROOM)
+    if found is not None:
+        return found
+    nearest: dict[Key, Row] = {}
+    for row in mine:
+        for key in (row.twin, row.twin_too):
+            if key is not None:
+                nearest.update((near.key, near) for near in tx.ledger.near(key, row.ended_at or 0, NEAR, NEAREST))
+    return nearest.values()
+
+
+def _ended(entry: tuple[Row, Reading]) -> int:
+    return entry[0].ended_at or 0
+
+
+def _near(alike: list[tuple[Row, Reading]], row: Row) -> list[tuple[Row, Reading]]:
+    """Of those in the order in which they ended the nearest, where there are very many."""
+    if len(alike) <= ROOM:
+        return alike
+    at = bisect_right(alike, row.ended_at or 0, key=_ended)
+    return alike[max(0, at - NEAREST) : at + NEAREST]
 
 
 def _facts(tx: Transaction, fold: RunFold) -> RunFacts:

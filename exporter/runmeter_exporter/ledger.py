@@ -32,7 +32,7 @@ __all__ = ["Ledger", "MemoryLedger", "Row", "SqlLedger", "spans"]
 
 _CHUNK = 400
 """Keys in one IN list; SQLite's oldest limit for parameters of a statement is 999."""
-_PARTIAL = "CREATE INDEX spans_{0} ON spans ({0}) WHERE {0} IS NOT NULL"
+_PARTIAL = "CREATE INDEX spans_{0} ON spans ({0}{1}) WHERE {0} IS NOT NULL"
 
 
 def define(metadata: MetaData) -> Table:
@@ -55,9 +55,9 @@ def define(metadata: MetaData) -> Table:
         Index("spans_seen", "seen", "trace_id"),
         sqlite_with_rowid=False,  # one tree to write instead of two
     )
-    for column in ("run_id", "twin", "twin_too"):
+    for column, more in (("run_id", ""), ("twin", ", ended_at"), ("twin_too", ", ended_at")):
         # Partial, so that the many plain rows cost no index entry; the same words in every database that we speak.
-        event.listen(table, "after_create", DDL(_PARTIAL.format(column)))  # type: ignore[no-untyped-call]
+        event.listen(table, "after_create", DDL(_PARTIAL.format(column, more)))  # type: ignore[no-untyped-call]
     return table
 
 
@@ -81,10 +81,18 @@ _MIXED = text("SELECT DISTINCT trace_id FROM spans WHERE trace_id IN :ids AND ru
     bindparam("ids", expanding=True)
 )
 _TWINS, _TWINS_TOO = (
-    text(f"SELECT {_COLUMNS} FROM spans WHERE {column} IN :ids AND ended_at BETWEEN :since AND :until").bindparams(
-        bindparam("ids", expanding=True)
-    )
+    text(
+        f"SELECT {_COLUMNS} FROM spans WHERE {column} IN :ids AND ended_at BETWEEN :since AND :until LIMIT :limit"
+    ).bindparams(bindparam("ids", expanding=True))
     for column in ("twin", "twin_too")
+)
+_NEAR = tuple(
+    text(f"SELECT {_COLUMNS} FROM spans WHERE {column} = :key AND {times} LIMIT :limit")
+    for column in ("twin", "twin_too")
+    for times in (
+        "ended_at BETWEEN :since AND :moment ORDER BY ended_at DESC",
+        "ended_at > :moment AND ended_at <= :until ORDER BY ended_at",
+    )
 )
 _RECORDED = text(
     "SELECT run_id, trace_id, root_span_id, started_at FROM runs "
@@ -172,11 +180,26 @@ class SqlLedger:
             [{"trace_id": _trace(key[0]), "span_id": _span(key[1]), "priced": value} for key, value in sorted(priced)],
         )
 
-    def twins(self, keys: Sequence[bytes], since: int, until: int) -> list[Row]:
+    def twins(self, keys: Sequence[bytes], since: int, until: int, limit: int) -> list[Row] | None:
         """See Ledger."""
-        times = {"since": since, "until": until}
-        found = self._rows(_TWINS, keys, **times) + self._rows(_TWINS_TOO, keys, **times)
-        return list({row.key: row for row in found}.values())
+        found: dict[tuple[int, int], Row] = {}
+        for statement in (_TWINS, _TWINS_TOO):
+            for chunk in _chunks(keys):
+                more = self._rows(statement, chunk, since=since, until=until, limit=limit + 1)
+                found.update((row.key, row) for row in more)
+                if len(found) > limit:
+                    return None
+        return list(found.values())
+
+    def near(self, key: bytes, moment: int, span: int, limit: int) -> list[Row]:
+        """See Ledger."""
+        where = {"key": key, "moment": moment, "since": moment - span, "until": moment + span, "limit": limit}
+        found = [_row(row) for statement in _NEAR for row in self._connection.execute(statement, where)]
+        found = list({row.key: row for row in found}.values())
+        found.sort(key=lambda row: abs((row.ended_at or 0) - moment))
+        before = [row for row in found if (row.ended_at or 0) <= moment]
+        after = [row for row in found if (row.ended_at or 0) > moment]
+        return before[:limit] + after[:limit]
 
     def recorded(self, trace_ids: Sequence[int]) -> list[Recorded]:
         """See Ledger."""

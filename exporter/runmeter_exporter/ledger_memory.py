@@ -67,10 +67,22 @@ class MemoryLedger:
         for key, value in priced:
             self._change(key, self._rows[key]._replace(priced=value))
 
-    def twins(self, keys: Sequence[bytes], since: int, until: int) -> list[Row]:
+    def twins(self, keys: Sequence[bytes], since: int, until: int, limit: int) -> list[Row] | None:
         """See Ledger."""
         found = [self._rows[key] for key in {key for name in keys for key in self._alike.get(name, ())}]
-        return [row for row in found if row.ended_at is not None and since <= row.ended_at <= until]
+        found = [row for row in found if row.ended_at is not None and since <= row.ended_at <= until]
+        return found if len(found) <= limit else None
+
+    def near(self, key: bytes, moment: int, span: int, limit: int) -> list[Row]:
+        """See Ledger."""
+        found = [self._rows[known] for known in self._alike.get(key, ())]
+        before = [row for row in found if row.ended_at is not None and 0 <= moment - row.ended_at <= span]
+        after = [row for row in found if row.ended_at is not None and 0 < row.ended_at - moment <= span]
+
+        def distance(row: Row) -> int:
+            return abs((row.ended_at or 0) - moment)
+
+        return sorted(before, key=distance)[:limit] + sorted(after, key=distance)[:limit]
 
     def recorded(self, trace_ids: Sequence[int]) -> list[Recorded]:
         """See Ledger."""

@@ -87,8 +87,12 @@ class Ledger(Protocol):
     def price(self, priced: Sequence[tuple[tuple[int, int], bytes]]) -> None:
         """Fix what was priced."""
 
-    def twins(self, keys: Sequence[bytes], since: int, until: int) -> list[Row]:
-        """Rows with any of these twin keys that ended between two times."""
+    def twins(self, keys: Sequence[bytes], since: int, until: int, limit: int) -> list[Row] | None:
+        """Rows with any of these twin keys that ended between two times; None where there are more than `limit`."""
+
+    def near(self, key: bytes, moment: int, span: int, limit: int) -> list[Row]:
+        """Rows with this twin key that ended at most `span` nanoseconds before or after a moment: at most `limit` on
+        either side, the nearest."""
 
     def recorded(self, trace_ids: Sequence[int]) -> list[Recorded]:
         """The runs that door 1 stored with these traces."""
