@@ -22,10 +22,14 @@ from opentelemetry.trace import SpanKind
 from runmeter.context import Run, start_run
 from runmeter.counters import Counters
 from runmeter.processor import PROCESSOR
+from runmeter.runs import ENDED_LIMIT
+from runmeter.sink import RunInfo
+from runmeter.spans import Call, Change
+from runmeter.usage import Usage
+from runmeter_exporter.core import RecorderCore
 from runmeter_exporter.recorder import Recorder
 
 FEW, MANY = 10, 100
-CALLERS = ("lead_agent", "researcher")
 
 
 class Agents:
@@ -92,15 +96,32 @@ def lives(agents: Agents, number: int, calls: tuple[int, ...]) -> list[float]:
     return held
 
 
+def recorder_alone(number: int) -> float:
+    """Bytes of an active run of three models in the recorder, after any number of calls."""
+    core = RecorderCore("s", throttle=1.0, price=lambda call: call.usage)
+    empty = tracemalloc.get_traced_memory()[0]
+    infos = [RunInfo(f"run-{run}", 0, thread_id="bench") for run in range(number)]
+    for step in range(FEW):
+        call = Call("openai", f"gpt-{step % 3}", "lead_agent", Usage(1200, 310, calls=1), None, step)
+        for info in infos:
+            core.settled(info, [Change(None, call)], float(step))
+    core.take(float(FEW))
+    core.wrote(float(FEW))
+    gc.collect()
+    return (tracemalloc.get_traced_memory()[0] - empty) / number
+
+
 def measure(options: Options) -> Iterator[Row]:
-    """Three rows, in bytes."""
+    """Bytes."""
     number, many = options.of(1000, 20), options.of(MANY, FEW * 2)
     agents = Agents()
     lives(agents, 1, (FEW,))  # imports, which tracemalloc would make slow
     tracemalloc.start()
-    lives(agents, 20, (FEW,))  # whatever is made once and kept
+    first = lives(agents, ENDED_LIMIT, (FEW,))[-1]  # fills what is kept of the runs that ended last
     few, more, _ = lives(agents, number, (FEW, many))
-    left = min(lives(agents, number, (FEW,))[-1] for _ in range(options.of(3, 1)))
+    lives(agents, ENDED_LIMIT, (FEW,))
+    left = lives(agents, number, (FEW,))[-1]
+    recorder = recorder_alone(number)
     tracemalloc.stop()
     agents.stop()
     yield Row(what=f"memory of an active run, {FEW} calls", measured=few, unit="B", at_most=4096)
@@ -113,7 +134,15 @@ def measure(options: Options) -> Iterator[Row]:
         at_most=4096,
         ratio_at_most=1.1,
     )
-    yield Row(what="memory left of an ended run", measured=max(0.0, left), unit="B", at_most=200)
+    yield Row(what="the recorder's part of it", measured=recorder, unit="B", peer="all of door 1", beside=few)
+    yield Row(
+        what=f"memory kept of each of the last {ENDED_LIMIT} ended runs, for streams that outlive theirs",
+        measured=first,
+        unit="B",
+        peer="active",
+        beside=few,
+    )
+    yield Row(what="memory left of any other ended run", measured=max(0.0, left), unit="B", at_most=200)
 
 
 if __name__ == "__main__":
