@@ -134,8 +134,8 @@ def caller_of(node: Node) -> tuple[str, int]:
                 elif reading.agent is not None:
                     names.append((reading.agent, False))
         at = at.parent
-    if not names:
-        return LEAD, 0
+    if len(names) < 2:  # the ordinary case: no agent around the call, or one
+        return LEAD, 1 if names and names[0] is not None else 0
     depth = 0
     current = None
     tool = False

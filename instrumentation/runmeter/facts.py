@@ -14,6 +14,8 @@ class Facts:
     def __init__(self) -> None:
         self._named: dict[str, tuple[tuple[int, int, int, int], str]] = {}
         self._tags: tuple[tuple[int, int, int, int], tuple[tuple[str, str], ...]] | None = None
+        self.learned = True
+        """A fact may have changed since whoever keeps them set this to False."""
 
     @property
     def thread_id(self) -> str | None:
@@ -65,6 +67,7 @@ class Facts:
             order = _outermost(reading)
             if held is None or order < held[0]:
                 self._named[field] = order, value
+                self.learned = True
 
 
 def _outermost(reading: Reading) -> tuple[int, int, int, int]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-from runmeter.call import Reading, Role
+from runmeter.call import Reading
+from runmeter.dialects import AGENT, AGGREGATE, PLAIN, TOOL
 from runmeter.open_spans import OpenSpan, Trace
 from runmeter.runs import Runs, RunState
+from runmeter.scopes import is_genai
 from runmeter.sink import RunInfo
 from runmeter.spans import Change
 from runmeter.twins import RunFacts, TwinIndex, keeper
@@ -60,6 +62,8 @@ class Fold:
         """A span ended that says something."""
         if reading.rejected:
             self.runs.lost("rejected_value", len(reading.rejected))
+        if reading.role or is_genai(reading.scope):
+            self.runs.saw(reading.scope)
         if entry is None:
             # Begun before we were there: its trace is a run for as long as this span is all we know of it.
             entry = OpenSpan(Trace(reading.trace_id))
@@ -99,6 +103,8 @@ class Fold:
             lasting = self.ambient is not None and self.ambient.run_id == run.info.run_id
             if run.roots <= 0 and not run.info.owns and not lasting:
                 self.runs.end(run, status, None, ended_at)
+        if self.runs.fates:
+            self.runs.tell_fates()
 
     def let_go(self, entry: OpenSpan) -> None:
         """An open span ended (or was given up): who waited for it waits for one less."""
@@ -119,6 +125,7 @@ class Fold:
                 self.runs.end(state, "interrupted", "exit", now)
             else:
                 self.runs.end(state, "success", None, now)
+        self.runs.tell_fates()
 
     # How.
 
@@ -138,18 +145,18 @@ class Fold:
         run = entry.run or entry.trace.run
         if run is None:
             # Only something to count makes a trace a run: its calls and agents, and whatever else has usage.
-            if role in (Role.PLAIN, Role.TOOL) or (role == Role.AGGREGATE and reading.usage is None):
+            if role in (PLAIN, TOOL) or (role == AGGREGATE and reading.usage is None):
                 return
             run = self._implicit(entry.trace, reading)
-        if role != Role.PLAIN:
+        if role != PLAIN:
             self._feed_above(run, entry)
-            if role != Role.TOOL:
+            if role != TOOL:
                 home = self._home(run, reading)
                 if home is not run:
                     self._add(home, reading)
                     return
         self._add(run, reading)
-        if not run.announced and run not in self._held and (role == Role.AGENT or any(run.settler.totals)):
+        if not run.announced and run not in self._held and (role == AGENT or any(run.settler.totals)):
             self._hold_or_announce(run, reading)
 
     def _add(self, run: RunState, reading: Reading) -> None:
@@ -211,7 +218,7 @@ class Fold:
             for other in self.callish.values()
             if not other.kids and other.trace.trace_id != reading.trace_id and other.scope != reading.scope
         }
-        if not waits or reading.role == Role.AGENT:
+        if not waits or reading.role == AGENT:
             self._announce(run)
             return
         self._held[run] = waits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from typing import Any, Final
 
 from runmeter import semconv
 from runmeter.ancestry import (
@@ -22,6 +23,8 @@ from runmeter.dialects import CALL, PLAIN, WEAK
 from runmeter.groups import Group, call_of_one
 from runmeter.spans import Change
 from runmeter.twins import INNER, OUTER, SAME, SLACK, nested, same_id
+
+_new: Final[Any] = tuple.__new__
 
 
 class Joining(Counting):
@@ -124,7 +127,8 @@ class Joining(Counting):
             self._know_id(node, reading)
         call = group.counted = call_of_one(node)
         self._totals = self._totals + call.usage
-        return [Change(None, call)]
+        change: Change = _new(Change, (None, call))
+        return [change]
 
     def _mark(self, node: Node, bits: int, touched: dict[Group, None]) -> None:
         """Tell those above what is below them; they were told before where an ancestor knows it already."""
@@ -153,8 +157,15 @@ class Joining(Counting):
 
     def _know_id(self, node: Node, reading: Reading) -> None:
         if reading.response_id is not None:
-            insort(self._ids.setdefault(reading.response_id, []), (reading.started_at, node.key, node))
-            self._longest = max(self._longest, reading.ended_at - reading.started_at)
+            entry = (reading.started_at, node.key, node)
+            known = self._ids.get(reading.response_id)
+            if known is None:
+                self._ids[reading.response_id] = [entry]
+            else:
+                insort(known, entry)
+            lasted = reading.ended_at - reading.started_at
+            if lasted > self._longest:
+                self._longest = lasted
 
     def _of_same_id(self, reading: Reading) -> list[Node]:
         """Spans that are the same call by their response id."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from threading import get_ident
 from typing import Any
 
 from opentelemetry import baggage
@@ -19,11 +20,12 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode, Tracer
 
 from runmeter import guard, semconv
-from runmeter.call import Role, is_plain, read
-from runmeter.dialects import DIALECTS
+from runmeter.call import is_plain, read
+from runmeter.dialects import AGENT, DIALECTS
 from runmeter.fold import Fold
-from runmeter.open_spans import READ, OpenSpan, Trace, attributes_of, ended_span, scope_name
+from runmeter.open_spans import READ, OpenSpan, Trace, attributes_of, ended_span, scope_name, stamp
 from runmeter.runs import RunState
+from runmeter.scopes import is_genai
 from runmeter.sink import RunInfo, Sink
 from runmeter.spans import EndedSpan
 
@@ -45,6 +47,8 @@ MODEL_SCOPES = (
     "langsmith",
 )
 """How the scopes begin of instrumentations that may see a call which another one sees in a trace of its own."""
+GENAI, CALLISH = 1, 2
+"""A scope should make calls or agents, or has made some (or is of `MODEL_SCOPES`)."""
 
 
 class Scope:
@@ -75,8 +79,8 @@ class Processor(SpanProcessor):
         self._span_limit = span_limit
         self._spans: dict[int, OpenSpan] = {}
         self._inherited: frozenset[int] = frozenset()
-        self._scopes: dict[str, bool] = dict.fromkeys(DIALECTS, True)
-        """Instrumentation scopes, and whether they make calls or agents."""
+        self._scopes: dict[str, int] = dict.fromkeys(DIALECTS, CALLISH)
+        """Instrumentation scopes, and whether they make calls or agents: 0, GENAI or CALLISH."""
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._lock = threading.RLock()
         self._working: int | None = None
@@ -109,7 +113,7 @@ class Processor(SpanProcessor):
             attributes = attributes_of(span)
             instrumentation = scope_name(span)
             if attributes and not is_plain(instrumentation, attributes):
-                start = {key: attributes[key] for key in attributes.keys() & READ}
+                start = {key: value for key, value in attributes.items() if key in READ}
             if above is None:
                 trace = self._trace(trace_id, span_id)
                 self._do(self.fold.root_began, trace, run)
@@ -122,12 +126,13 @@ class Processor(SpanProcessor):
             if callish is None:
                 callish = self._meet(instrumentation)
             if callish:
-                entry.callish = True
-                self.fold.callish[key] = entry
-            self._stamp(span, run, None if scope is None else scope.caller, start)
+                entry.callish = callish
+                if callish == CALLISH:
+                    self.fold.callish[key] = entry
+            self._stamp(span, attributes, run, None if scope is None else scope.caller)
             if start is not None and run is None and (trace.run is None or not trace.run.announced):
                 reading = entry.read()
-                if reading is not None and reading.role == Role.AGENT:
+                if reading is not None and reading.role == AGENT:
                     self._do(self.fold.agent_began, trace, reading)
             if len(self._spans) > self._span_limit:
                 self._do(self._evict)
@@ -149,17 +154,20 @@ class Processor(SpanProcessor):
                 if not is_plain(scope, attributes):
                     self._do(self.fold.count, read(ended_span(span, attributes, scope)), None)
                 return
-            if not is_plain(entry.scope, attributes, below_a_run=entry.run is not None):
+            plain = is_plain(entry.scope, attributes, below_a_run=entry.run is not None)
+            if not plain:
                 if entry.start is not None and span.dropped_attributes:
                     attributes = {**entry.start, **attributes}
                 reading = read(ended_span(span, attributes, entry.scope))
-                if reading.role and not self._scopes.get(entry.scope):
-                    self._scopes[entry.scope] = True
+                if reading.role and self._scopes.get(entry.scope) != CALLISH:
+                    self._scopes[entry.scope] = CALLISH
                 self._do(self.fold.count, reading, entry)
             if entry.callish:
                 self.fold.callish.pop(key, None)
                 if entry.holds is not None:
                     self._do(self.fold.let_go, entry)
+                if plain and is_genai(entry.scope):
+                    self._do(self.fold.runs.saw, entry.scope)
             if entry.above is not None:
                 entry.above.kids -= 1
             else:
@@ -278,11 +286,12 @@ class Processor(SpanProcessor):
 
     # How.
 
-    def _meet(self, scope: str) -> bool:
+    def _meet(self, scope: str) -> int:
         """A scope is seen for the first time; what it makes is guessed until it has made a call."""
         if len(self._scopes) >= SCOPE_LIMIT:
-            return False
-        return self._scopes.setdefault(scope, scope.startswith(MODEL_SCOPES))
+            return 0
+        guess = CALLISH if scope.startswith(MODEL_SCOPES) else GENAI if is_genai(scope) else 0
+        return self._scopes.setdefault(scope, guess)
 
     def _joined(self, context: Context) -> RunState | None:
         run_id = guard.text(baggage.get_baggage(semconv.RUN_ID, context), guard.ID_LIMIT)
@@ -294,17 +303,19 @@ class Processor(SpanProcessor):
     def _trace(self, trace_id: int, span_id: int) -> Trace:
         return self.fold.traces.get(trace_id) or self.fold.traces.setdefault(trace_id, Trace(trace_id, span_id))
 
-    def _stamp(self, span: Span, run: RunState | None, caller: str | None, start: Mapping[str, Any] | None) -> None:
-        # One by one: the SDK takes twice as long for the same in a mapping.
-        stamp = span.set_attribute
+    def _stamp(self, span: Span, attributes: Mapping[str, Any], run: RunState | None, caller: str | None) -> None:
+        marks: dict[str, str] = {}
         if self.source_id is not None:
-            stamp(semconv.SOURCE_ID, self.source_id)
+            marks[semconv.SOURCE_ID] = self.source_id
         if run is not None:
-            stamp(semconv.RUN_ID, run.info.run_id)
-            if run.info.thread_id is not None and (start is None or semconv.CONVERSATION_ID not in start):
-                stamp(semconv.CONVERSATION_ID, run.info.thread_id)
-        if caller is not None and (start is None or semconv.CALLER not in start):
-            stamp(semconv.CALLER, caller)
+            info = run.info
+            marks[semconv.RUN_ID] = info.run_id
+            if info.thread_id is not None and semconv.CONVERSATION_ID not in attributes:
+                marks[semconv.CONVERSATION_ID] = info.thread_id
+        if caller is not None and semconv.CALLER not in attributes:
+            marks[semconv.CALLER] = caller
+        if marks:
+            stamp(span, marks)
 
     def _do(self, work: Callable[..., None], *arguments: Any) -> None:
         """Do it now, under the lock, one thing at a time.
@@ -312,21 +323,27 @@ class Processor(SpanProcessor):
         Not just a lock: a span may end on this very thread while we hold it (a generator closed by the garbage
         collector, a signal handler); it then waits in the inbox until the work above it is finished.
         """
-        self._inbox.append((work, arguments))
-        me = threading.get_ident()
+        me = get_ident()
         if self._working == me:
+            self._inbox.append((work, arguments))
             return
         with self._lock:
             self._working = me
             try:
-                while self._inbox:
-                    work, arguments = self._inbox.popleft()
-                    try:
-                        work(*arguments)
-                    except Exception:
-                        self._failed(work.__name__)
+                work(*arguments)
+            except Exception:
+                self._failed(work.__name__)
             finally:
+                while self._inbox:
+                    self._catch_up()
                 self._working = None
+
+    def _catch_up(self) -> None:
+        work, arguments = self._inbox.popleft()
+        try:
+            work(*arguments)
+        except Exception:
+            self._failed(work.__name__)
 
     def _evict(self) -> None:
         oldest = next(iter(self._spans), None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 
 from opentelemetry.context import Context
 
+from runmeter.scopes import SEEN, Fates, tally
 from runmeter.settle import Settler
 from runmeter.sink import RunInfo, Sink
 from runmeter.spans import Change
@@ -58,6 +59,8 @@ class Runs:
 
     def __init__(self) -> None:
         self.sinks: tuple[Sink, ...] = ()
+        self.fates: Fates = Counter()
+        """Not told yet."""
         self._open: OrderedDict[str, RunState] = OrderedDict()
         self._ended: OrderedDict[str, RunState] = OrderedDict()
 
@@ -101,6 +104,8 @@ class Runs:
         else:
             self._fill(state)
             self._set_aside(state)
+            if not state.open:
+                self.tell_fates(state)
 
     def tell(self, state: RunState, changes: Sequence[Change]) -> None:
         """Pass on what moved. After the run's end it is a later final, which adds (rule 4)."""
@@ -109,6 +114,7 @@ class Runs:
             sink.settled(state.info, changes)
         if not state.open and state.ended_at is not None:
             self._set_aside(state)
+            self.tell_fates(state)
             for sink in self.sinks:
                 sink.end(state.info, state.ended_at)
 
@@ -129,8 +135,23 @@ class Runs:
             info.stop_reason = stop_reason
         state.ended_at = ended_at = max(ended_at, info.started_at, state.ended_at or 0)
         state.settler.close()
+        self.tell_fates(state)
         for sink in self.sinks:
             sink.end(info, ended_at)
+
+    def saw(self, scope: str) -> None:
+        """A span of this instrumentation scope ended that speaks of model calls, or should."""
+        tally(self.fates, SEEN, scope)
+
+    def tell_fates(self, state: RunState | None = None) -> None:
+        """Sinks hear what became of spans: those seen since, and those of a run that was closed."""
+        if state is not None:
+            for (fate, scope, _), spans in state.settler.take_fates().items():
+                tally(self.fates, fate, scope, spans)
+        if self.fates:
+            fates, self.fates = self.fates, Counter()
+            for sink in self.sinks:
+                sink.spans(fates)
 
     def lost(self, reason: str, count: int = 1) -> None:
         for sink in self.sinks:
@@ -140,10 +161,14 @@ class Runs:
         """No run is known any more; sinks are not told."""
         self._open = OrderedDict()
         self._ended = OrderedDict()
+        self.fates = Counter()
 
     def _fill(self, state: RunState) -> None:
         """Fields that only the spans know, filled once."""
         info, settler = state.info, state.settler
+        if not settler.learned:
+            return
+        settler.learned = False
         known = False
         if info.thread_id is None and (thread_id := settler.thread_id) is not None:
             info.thread_id = thread_id
