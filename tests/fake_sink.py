@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,7 @@ class FakeSink:
         self.ends: list[tuple[RunInfo, int]] = []
         self.updates: list[RunInfo] = []
         self.losses: dict[str, int] = {}
+        self.fates: dict[tuple[str, str], int] = {}
         self.forks = 0
         self.flushed: list[float] = []
 
@@ -55,6 +56,10 @@ class FakeSink:
 
     def lost(self, reason: str, count: int = 1) -> None:
         self.losses[reason] = self.losses.get(reason, 0) + count
+
+    def spans(self, fates: Mapping[tuple[str, str], int]) -> None:
+        for key, count in fates.items():
+            self.fates[key] = self.fates.get(key, 0) + count
 
     def flush(self, timeout: float) -> bool:
         self.flushed.append(timeout)

@@ -36,7 +36,9 @@ def close_runs(intake: Intake, run_ids: Sequence[str]) -> None:
         some = ids[start : start + at_once]
         began = time.monotonic()
         closed = intake.transact(lambda tx, some=some: _close(intake, tx, some))  # type: ignore[misc]
-        for fold in closed:
+        for fold, rows in closed:
+            if rows:
+                fold.fill(rows, closed=False)
             fold.close()
             intake.decided(fold)
         took = time.monotonic() - began
@@ -82,9 +84,11 @@ def _is_over(stored: StoredRun | None) -> bool:
     return stored is None or stored.closed
 
 
-def _close(intake: Intake, tx: Transaction, run_ids: Sequence[str]) -> tuple[list[RunFold], list[RunFold]]:
-    """(folds of what closed, folds that are current), in one transaction, so that of two halves of a pair that close
-    at once the second finds the first."""
+def _close(
+    intake: Intake, tx: Transaction, run_ids: Sequence[str]
+) -> tuple[list[tuple[RunFold, list[Row]]], list[RunFold]]:
+    """(what closed, see `Intake.closing`; folds that are current), in one transaction, so that of two halves of a pair
+    that close at once the second finds the first."""
     tx.lock(run_ids)
     touched: Folds = {}
     ours = [run_id for run_id in run_ids if _is_ours(tx.runs.get(run_id))]
@@ -93,9 +97,9 @@ def _close(intake: Intake, tx: Transaction, run_ids: Sequence[str]) -> tuple[lis
             _review(intake, tx, touched, run_id)
             _twins(intake, tx, touched, run_id)
     left = [run_id for run_id in ours if run_id in tx.runs]
-    folds = {**intake.closing(tx, [run_id for run_id in left if run_id not in touched]), **touched}
+    found = intake.closing(tx, touched, left)
     tx.close(run_ids)
-    return [folds[run_id] for run_id in left if tx.runs[run_id].closed], list(touched.values())
+    return [found[run_id] for run_id in left if tx.runs[run_id].closed], list(touched.values())
 
 
 def _is_ours(stored: StoredRun | None) -> bool:

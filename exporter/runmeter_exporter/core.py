@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from runmeter.sink import TERMINAL, RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
+from runmeter_exporter import scopes
 from runmeter_exporter.run import Heartbeat, RunSnapshot
 from runmeter_exporter.throttle import Throttle
 from runmeter_exporter.totals import End, RunTotals
@@ -74,6 +75,7 @@ class RecorderCore:
         self._taken: dict[RunInfo, None] = {}
         self._batch = BATCH
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._labels = scopes.Labels()
         self._untold = False
         self._beat = 0
         self._told_at: float | None = None
@@ -122,6 +124,12 @@ class RecorderCore:
     def lost(self, reason: str, count: int, now: float, *, family: str = REJECTED) -> None:
         """Something could not be counted or written (rule 9); told with the next heartbeat."""
         self._counts[family, reason] += count
+        self._untold = True
+
+    def spans(self, fates: Mapping[tuple[str, str], int], now: float) -> None:
+        """What became of spans, (fate, scope) → how many more; told with the next heartbeat."""
+        for (fate, scope), count in fates.items():
+            self._counts[scopes.FAMILY, self._labels.label(fate, scope)] += count
         self._untold = True
 
     # What to write

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from runmeter.sink import TERMINAL
 from runmeter.usage import ZERO, Usage
+from runmeter_exporter import scopes
 from runmeter_exporter.answers import ActiveRun, Scrape, Series
 
 OTHER = "other"
@@ -137,7 +138,8 @@ def _counted(scrape: Scrape) -> Iterable[Metric]:
         yield _counter(name, documentation, (label,), _keyed({**dict.fromkeys(known, 0), **found}))
     spans = sum(count for (family, _), count in scrape.counts.items() if family == "ingest_spans")
     yield _counter("ingest_spans", "Spans taken in by OTLP.", (), [((), spans)])
-    rest = {key: count for key, count in scrape.counts.items() if key[0] not in {*REASONS, "ingest_spans"}}
+    shown = {*REASONS, "ingest_spans", scopes.FAMILY}
+    rest = {key: count for key, count in scrape.counts.items() if key[0] not in shown}
     if rest:
         yield _counter("losses", "Losses that have no family of their own.", ("family", "reason"), rest.items())
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 from runmeter.call import Reading
+from runmeter.scopes import Fates, tally
 from runmeter.settle import Settler
 from runmeter.sink import TERMINAL
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
 from runmeter_exporter.ledger_row import Row, begins, default_run, reading_of
 from runmeter_exporter.run import CellKey, RunSnapshot, StoredRun, is_otlp
+from runmeter_exporter.scopes import RECORDED
 from runmeter_exporter.totals import day_of
 
 SPAN_LIMIT = 32_768
@@ -57,6 +60,7 @@ class RunFold:
         self._priced: list[bytes] = []
         self._cells: dict[str, dict[CellKey, list[int]]] = {}
         self._stamped: dict[Call, list[str]] = {}
+        self._recorders: set[str] = set()
 
     def fill(self, rows: Sequence[Row], *, closed: bool) -> None:
         """Fold the run's ledger rows; `closed`: the settled totals hold its usage."""
@@ -69,6 +73,8 @@ class RunFold:
             self._add(reading_of(row))
         if closed:
             self.close()
+        if self.closed:
+            self.settler.take_fates()  # whoever closed it has told them
 
     @property
     def closed(self) -> bool:
@@ -103,6 +109,15 @@ class RunFold:
     def stored(self, stored: StoredRun | None) -> None:
         """This is the fold of what is stored now."""
         self.revisions = _revisions(stored)
+        self._recorders = {source for source in stored.sources if not is_otlp(source)} if stored is not None else set()
+
+    def take_fates(self) -> Fates:
+        """What became, for good, of spans since this was last asked. A process that recorded the run has counted its
+        own: here they are `recorded`, as the merge has it."""
+        fates: Fates = Counter()
+        for (fate, scope, source), spans in self.settler.take_fates().items():
+            tally(fates, RECORDED if source in self._recorders else fate, scope, spans)
+        return fates
 
     @property
     def counts(self) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from runmeter.call import Reading
 from runmeter.spans import Call
 from runmeter.usage import Usage
-from runmeter_exporter import otlp
+from runmeter_exporter import otlp, scopes
 from runmeter_exporter.closing import close_runs, expire
 from runmeter_exporter.intake import Intake
 from runmeter_exporter.otlp import OtlpError
@@ -98,6 +98,7 @@ class Ingest:
         """Held by whoever uses the intake: the writer, or who closes and expires."""
         self._counts: Counter[tuple[str, str]] = Counter()
         self._told: Counter[tuple[str, str]] = Counter()
+        self._labels = scopes.Labels()
         self._beat = 0
         self._beaten = self._expired = clock()
         self._thread = threading.Thread(target=self._write, name="runmeter-ingest", daemon=True)
@@ -176,6 +177,7 @@ class Ingest:
         """Close runs whose grace is over, after calls that two runs have went to one of them. Raises StoreError."""
         with self._writing:
             close_runs(self._intake, run_ids)
+            self._count_fates()
 
     def expire(self, now: int) -> int:
         """Forget the spans of runs that closed more than the retention before `now`; how many. Raises StoreError."""
@@ -248,9 +250,15 @@ class Ingest:
             self._take(readings[half:], refused)
             return
         self._count("ingest_spans", "", taken)
+        self._count_fates()
         for reading in readings:
             for reason in reading.rejected:
                 self._count("spans_rejected", reason)
+
+    def _count_fates(self) -> None:
+        fates, self._intake.fates = self._intake.fates, Counter()
+        for (fate, scope), spans in fates.items():
+            self._count(scopes.FAMILY, self._labels.label(fate, scope), spans)
 
     def _expire(self) -> None:
         self._expired = self._clock()

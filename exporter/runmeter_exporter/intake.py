@@ -6,11 +6,12 @@ where somebody else wrote. `Ingest` gives it a thread and a queue, `closing.py` 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from runmeter.call import Reading
+from runmeter.scopes import SEEN, Fates, is_genai, tally
 from runmeter.spans import Call
 from runmeter.usage import Usage
 from runmeter_exporter.fold import RunFold, holds
@@ -51,12 +52,18 @@ class Intake:
         self._traces = TraceCache()
         self._folds: OrderedDict[str, RunFold] = OrderedDict()
         self._grown = 0
+        self.fates: Fates = Counter()
+        """What became of spans since this was last emptied: seen, or decided when their run closed."""
         self.unlinked = 0
         """Plain spans beyond the limit of their trace: what is below them may not find its agent or its run."""
 
     def take(self, readings: Sequence[Reading]) -> int:
         """Make these durable; returns how many were new. Raises StoreError, and then nothing of them was stored."""
-        return self.transact(lambda tx: self._take(tx, readings))
+        fresh = self.transact(lambda tx: self._take(tx, readings))
+        for reading in fresh:
+            if reading.role or is_genai(reading.scope):
+                tally(self.fates, SEEN, reading.scope)
+        return len(fresh)
 
     def transact(self, work: Callable[[Transaction], tuple[T, Iterable[RunFold]]]) -> T:
         """`work` in a transaction, which says the folds that are current once it is committed."""
@@ -99,6 +106,28 @@ class Intake:
             elif holds(stored):
                 fold.close()
         return found
+
+    def closing(self, tx: Transaction, folds: Folds, run_ids: Sequence[str]) -> dict[str, tuple[RunFold, list[Row]]]:
+        """What locked runs that are about to close consist of: their folds, as they are in `folds` or remembered, or
+        empty ones and the rows to fill them with once nobody waits for the transaction."""
+        found: dict[str, tuple[RunFold, list[Row]]] = {}
+        unknown: list[str] = []
+        for run_id in run_ids:
+            stored = tx.runs.get(run_id)
+            fold = folds.get(run_id) or self._folds.get(run_id)
+            if fold is None or not fold.current(stored):
+                fold = RunFold(run_id, self._price)
+                unknown.append(run_id)
+            fold.stored(stored)
+            found[run_id] = fold, []
+        for row in tx.ledger.runs(unknown) if unknown else ():
+            found[row.run_id][1].append(row)
+        return found
+
+    def decided(self, fold: RunFold) -> None:
+        """Add what became of the fold's spans since, once that is committed."""
+        for (fate, scope), spans in fold.take_fates().items():
+            tally(self.fates, fate, scope, spans)
 
     def write(self, tx: Transaction, folds: Folds, lost: Collection[str] = ()) -> list[RunFold]:
         """Put the folds' totals into the store; an implicit run that `lost` all it counted was none."""
@@ -143,10 +172,10 @@ class Intake:
         if priced:
             tx.ledger.price([(row.key, (row.priced or b"") + priced)])
 
-    def _take(self, tx: Transaction, readings: Sequence[Reading]) -> tuple[int, list[RunFold]]:
+    def _take(self, tx: Transaction, readings: Sequence[Reading]) -> tuple[list[Reading], list[RunFold]]:
         fresh, moves = self._place(tx, readings)
         if not fresh:
-            return 0, []
+            return fresh, []
         adds: dict[str, list[Reading]] = {}
         for reading in fresh:
             adds.setdefault(self._traces[reading.trace_id].run_of(reading.span_id), []).append(reading)
@@ -173,7 +202,7 @@ class Intake:
         if tx.ledger.insert(rows) != len(rows):
             raise Stale("spans")
         self._grown += len(rows)
-        return len(rows), self.write(tx, folds, lost)
+        return fresh, self.write(tx, folds, lost)
 
     def _place(self, tx: Transaction, readings: Sequence[Reading]) -> tuple[list[Reading], list[Move]]:
         """The readings that are new, in their traces, and the older spans that change their run for them."""
@@ -225,6 +254,7 @@ class Intake:
 
     def _remember(self, folds: Iterable[RunFold]) -> None:
         for fold in folds:
+            self.decided(fold)
             self._folds[fold.run_id] = fold
             self._folds.move_to_end(fold.run_id)
         while len(self._folds) > CACHED_RUNS:

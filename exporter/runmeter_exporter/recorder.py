@@ -115,6 +115,11 @@ class Recorder:
         if not self._closed:
             self._writer.put_now(self._writer.core.lost, reason, count)
 
+    def spans(self, fates: Mapping[tuple[str, str], int]) -> None:
+        """What became of spans, by scope; told with the next heartbeat."""
+        if not self._closed:
+            self._writer.put_now(self._writer.core.spans, fates)
+
     def flush(self, timeout: float = LEAVE_WITHIN) -> bool:
         """Write everything so far; False when it could not be written within `timeout` seconds."""
         return bool(self._left) if self._closed else self._writer.wait(timeout, patient=True)

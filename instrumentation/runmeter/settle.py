@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
+from runmeter import scopes
 from runmeter.ancestry import Key, Node
 from runmeter.call import Reading
 from runmeter.closing import Closing
@@ -42,6 +43,7 @@ class Settler(Closing):
         self._closed = False
         self._frozen: dict[FrozenKey, Call] = {}
         self._aside_gone: Counter[str] = Counter()
+        self._fates: Counter[tuple[str, str, str | None]] = Counter()
         self.frozen_spans = 0
         """Spans that were forgotten beyond the limit."""
 
@@ -66,6 +68,7 @@ class Settler(Closing):
         node = self._node((reading.trace_id, reading.span_id))
         if node.seen or node.reading is not None:
             return
+        self._tree += 1
         role = reading.role
         node.reading = reading
         node.role = role if role != CALL and role != WEAK and reading.usage is None else PLAIN
@@ -80,8 +83,10 @@ class Settler(Closing):
             node = self._nodes[key] = Node(key)
         elif node.parent is not None or node.seen:
             node.seen = True
+            self._tree += 1
             return
         node.seen = True
+        self._tree += 1
         self._link(node, trace_id, parent_id)
         if node.below and node.parent is not None and not self._closed:
             self._arrived(node)
@@ -95,9 +100,17 @@ class Settler(Closing):
         if node is None:
             if self._gone and hash(key) in self._gone:
                 return []
+            if reading.role == CALL and not self._closed:
+                ordinary = self._ordinary(key, reading)
+                if ordinary is not None:
+                    if len(self._nodes) > self._limit:
+                        self._evict()
+                    return ordinary
             node = self._nodes[key] = Node(key)
         elif node.seen and (node.reading is not None or not reading.matters):
             return []
+        else:
+            self._tree += 1
         node.seen = True
         if node.parent is None:
             self._link(node, reading.trace_id, reading.parent_id)
@@ -107,6 +120,7 @@ class Settler(Closing):
         self._learn(reading)
         if self._closed:
             changes = self._add_late(node)
+            self._decided(node)
         elif role == PLAIN and not node.below:
             changes = []
         elif role == CALL and not node.below and not self._paired and self._alone(node, reading):
@@ -137,7 +151,30 @@ class Settler(Closing):
     def close(self) -> None:
         """The run closes: from now on a reading that belongs to something counted is set aside as `late`, any other
         call adds, and nothing counted is ever taken back."""
-        self._closed = True
+        if not self._closed:
+            self._closed = True
+            for node in self._nodes.values():
+                self._decided(node)
+
+    def take_fates(self) -> Counter[tuple[str, str, str | None]]:
+        """(fate, scope, source id) → spans of which it was decided since this was last asked whether they count: when
+        the run closes, or forgets them, and of later ones when they come. See `scopes.py`."""
+        fates, self._fates = self._fates, Counter()
+        return fates
+
+    def _decided(self, node: Node) -> None:
+        reading, group, fate = node.reading, node.group, node.aside
+        if reading is None or not node.seen:
+            return
+        if fate is None:
+            if not isinstance(group, Group):
+                return
+            calls = [one.counted for one in (group, *group.mates) if one.counted is not None]
+            if not calls:
+                return
+            fate = scopes.WITHOUT_USAGE if calls[0].usage.calls_without_usage else scopes.COUNTED
+        scope = reading.scope if len(self._fates) < scopes.LIMIT else scopes.OTHER
+        self._fates[fate, scope, reading.source_id] += 1
 
     def _evict(self) -> None:
         """Freeze the oldest spans down to three quarters of the limit, the finished ones first."""
@@ -181,6 +218,7 @@ class Settler(Closing):
             self._frozen[key] = Call(*key[:3], usage, sum(costs) if costs else None, ended_at)
 
     def _forget(self, node: Node) -> None:
+        self._tree += 1
         self._nodes.pop(node.key, None)
         if node.parent is not None and node.parent.kids is not None:
             node.parent.kids.discard(node)
@@ -194,6 +232,8 @@ class Settler(Closing):
                 known.remove(entry)
                 if not known:
                     del self._ids[reading.response_id]
+        if not self._closed:
+            self._decided(node)
         if node.aside is not None:
             self._aside_gone[node.aside] += 1
         if node.seen:

@@ -56,6 +56,10 @@ class Sink(Protocol):
     def lost(self, reason: str, count: int = 1) -> None:
         """Something could not be counted (rule 9)."""
 
+    def spans(self, fates: Mapping[tuple[str, str], int]) -> None:
+        """(fate, instrumentation scope) → spans since the last time: seen, or decided when their run ended
+        (`scopes.py`). The sink may keep the mapping."""
+
     def flush(self, timeout: float) -> bool:
         """Write what is due and pending; True when all of it was written within `timeout` seconds."""
 

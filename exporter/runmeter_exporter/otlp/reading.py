@@ -20,6 +20,7 @@ def reading_of(span: EndedSpan) -> Reading:
         span.trace_id,
         span.span_id,
         span.parent_id,
+        scope=span.scope,
         started_at=span.started_at,
         ended_at=span.ended_at,
         run_id=(clean(run_id, ID_LIMIT).strip() or None) if isinstance(run_id, str) else None,
