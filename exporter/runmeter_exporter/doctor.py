@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from runmeter.doctor import environment_report
-from runmeter_exporter import tables
+from runmeter_exporter import scopes, tables
+from runmeter_exporter.advice import advice
 from runmeter_exporter.answers import Scrape
 from runmeter_exporter.store import StoreError, open_store
 
@@ -35,13 +36,17 @@ def doctor(database_url: str | None, *, as_json: bool) -> int:
         what = line["what"].replace("_", " ")
         counts.append((f"{what}: {line['label']}" if line["label"] else what, line["count"]))
     out.print(tables.table(("", ""), counts, 1))
-    if not store["llm_call_count"] and not store["active_runs"]:
-        out.print("nothing was counted yet: run an agent under `runmeter exec -- CMD`, or call runmeter.instrument()")
+    if store["scopes"]:
+        out.print("\nspans by the instrumentation that made them; calls count, or are set aside, when their run closes")
+        columns = ("scope", "spans seen", "calls counted", "without usage", "set aside")
+        out.print(tables.table(columns, [_cells(row) for row in store["scopes"]], 1))
+    for sentence in store["advice"]:
+        out.print(f"\n{tables.plain(sentence)}", soft_wrap=True)
     return 1 if missing else 0
 
 
 def store_report(database_url: str | None) -> dict[str, Any]:
-    """The store's own counters as plain data; `error` where it does not answer."""
+    """The store's own counters as plain data, by scope too, and what to say to them; `error` where it is away."""
     try:
         store = open_store(database_url)
     except (StoreError, ImportError, ValueError) as problem:
@@ -54,9 +59,14 @@ def store_report(database_url: str | None) -> dict[str, Any]:
         store.dispose()
 
 
+def _cells(row: dict[str, Any]) -> list[object]:
+    aside = ", ".join(f"{reason} {count}" for reason, count in row["set_aside"].items())
+    return [row["scope"], row["spans_seen"], row["calls_counted"], row["calls_without_usage"], aside]
+
+
 def _counted(scrape: Scrape) -> dict[str, Any]:
     usage = list(scrape.settled.values())
-    return {
+    report: dict[str, Any] = {
         "llm_call_count": sum(one.calls for one in usage),
         "llm_call_failures": sum(one.failures for one in usage),
         "calls_without_usage": sum(one.calls_without_usage for one in usage),
@@ -68,6 +78,8 @@ def _counted(scrape: Scrape) -> dict[str, Any]:
         "counts": [
             {"what": family, "label": label, "count": number}
             for (family, label), number in sorted(scrape.counts.items())
-            if number
+            if number and family != scopes.FAMILY
         ],
+        "scopes": scopes.by_scope(scrape.counts),
     }
+    return {**report, "advice": advice(report)}
