@@ -24,7 +24,20 @@ Key = tuple[int, int]
 class Node:
     """A span's place. It exists before its span does, as soon as a child names it as parent."""
 
-    __slots__ = ("aside", "below", "excluded", "group", "key", "kids", "parent", "reading", "role", "seen", "shadowed")
+    __slots__ = (
+        "aside",
+        "below",
+        "excluded",
+        "group",
+        "key",
+        "kids",
+        "ordinary",
+        "parent",
+        "reading",
+        "role",
+        "seen",
+        "shadowed",
+    )
 
     def __init__(self, key: Key) -> None:
         self.key = key
@@ -42,6 +55,8 @@ class Node:
         self.excluded: str | None = None
         self.aside: str | None = None
         """The reason under which it is set aside now."""
+        self.ordinary: tuple[int, str] | None = None
+        """(state of the tree, caller) where a call right below it had to do with nothing else: so has the next one."""
 
     @property
     def bits(self) -> int:

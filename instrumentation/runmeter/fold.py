@@ -149,7 +149,9 @@ class Fold:
                 return
             run = self._implicit(entry.trace, reading)
         if role != PLAIN:
-            self._feed_above(run, entry)
+            above = entry.above
+            if above is not None and not above.fed:
+                self._feed_above(run, above)
             if role != TOOL:
                 home = self._home(run, reading)
                 if home is not run:
@@ -162,9 +164,8 @@ class Fold:
     def _add(self, run: RunState, reading: Reading) -> None:
         self.runs.settled(run, run.settler.add(reading))
 
-    def _feed_above(self, run: RunState, entry: OpenSpan) -> None:
-        """What encloses it, as far as it is still open here: joins, aggregates and callers are read from it."""
-        above = entry.above
+    def _feed_above(self, run: RunState, above: OpenSpan | None) -> None:
+        """What encloses a span, as far as it is still open here: joins, aggregates and callers are read from it."""
         while above is not None and not above.fed and (above.run or above.trace.run) is run:
             above.fed = True
             reading = above.read()

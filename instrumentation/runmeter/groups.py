@@ -85,8 +85,8 @@ def innermost(reading: Reading) -> tuple[int, int, int, int]:
     return reading.started_at, -reading.ended_at, reading.trace_id, reading.span_id
 
 
-def call_of_one(node: Node) -> Call:
-    """The call that one span speaks of."""
+def call_of_one(node: Node, caller: str | None = None) -> Call:
+    """The call that one span speaks of; its caller is looked for where it is not given."""
     reading = node.reading
     assert reading is not None
     return _call(
@@ -94,7 +94,7 @@ def call_of_one(node: Node) -> Call:
         reading.failed,
         reading.provider,
         reading.model or _model_above(node),
-        caller_of(node)[0],
+        caller or caller_of(node)[0],
         reading.cost_nanousd,
         reading.messages,
         reading.retries,

@@ -38,6 +38,8 @@ class Joining(Counting):
         """Nanoseconds of the longest call with an id."""
         self._uid = 0
         self._retracted: list[Change] = []
+        self._tree = 0
+        """Grows with every change to a span that others may stand below."""
         self._gone: dict[int, None] = {}
         """Hashes of the keys of spans that were forgotten; the oldest are forgotten in turn."""
 
@@ -118,14 +120,45 @@ class Joining(Counting):
             above = above.parent
         return True
 
-    def _first(self, node: Node, reading: Reading) -> list[Change]:
+    def _ordinary(self, key: Key, reading: Reading) -> list[Change] | None:
+        """One more call like the last one below the same span, by the same instrumentation, which is what most are;
+        None where it is any other."""
+        above = None if reading.parent_id is None else self._nodes.get((reading.trace_id, reading.parent_id))
+        if (
+            above is None
+            or above.ordinary is None
+            or above.ordinary[0] != self._tree
+            or self._paired
+            or above.kids is None
+            or reading.scope not in self._scopes
+            or reading.response_id in self._ids
+            or reading.model is None
+            or reading.caller is not None
+            or reading.agent is not None
+            or reading.stream_log
+        ):
+            return None
+        node = self._nodes[key] = Node(key)
+        node.seen = True
+        node.role = CALL
+        node.reading = reading
+        node.parent = above
+        above.kids.add(node)
+        self._learn(reading)
+        return self._first(node, reading, above.ordinary[1])
+
+    def _first(self, node: Node, reading: Reading, caller: str | None = None) -> list[Change]:
+        """A call that nothing known has to do with; its caller is looked for where it is not given."""
         self._uid += 1
         group = node.group = Group(node, self._uid)
         self._groups[group.uid] = group
         self._scopes.add(reading.scope)
         if reading.response_id is not None:
             self._know_id(node, reading)
-        call = group.counted = call_of_one(node)
+        call = group.counted = call_of_one(node, caller)
+        above = node.parent
+        if caller is None and above is not None and reading.caller is None and reading.agent is None:
+            above.ordinary = (self._tree, call.caller)
         self._totals = self._totals + call.usage
         change: Change = _new(Change, (None, call))
         return [change]

@@ -109,7 +109,8 @@ class Runs:
 
     def tell(self, state: RunState, changes: Sequence[Change]) -> None:
         """Pass on what moved. After the run's end it is a later final, which adds (rule 4)."""
-        self._fill(state)
+        if state.settler.learned:
+            self._fill(state)
         for sink in self.sinks:
             sink.settled(state.info, changes)
         if not state.open and state.ended_at is not None:
@@ -166,8 +167,6 @@ class Runs:
     def _fill(self, state: RunState) -> None:
         """Fields that only the spans know, filled once."""
         info, settler = state.info, state.settler
-        if not settler.learned:
-            return
         settler.learned = False
         known = False
         if info.thread_id is None and (thread_id := settler.thread_id) is not None:

@@ -85,8 +85,9 @@ class Settler(Closing):
             node.seen = True
             self._tree += 1
             return
+        else:
+            self._tree += 1
         node.seen = True
-        self._tree += 1
         self._link(node, trace_id, parent_id)
         if node.below and node.parent is not None and not self._closed:
             self._arrived(node)
