@@ -1,6 +1,6 @@
 """What a run keeps in the agent's memory, door 1 whole: processor, settling, counters and recorder, in bytes.
 
-Python's own allocations, by tracemalloc, of a thousand runs at once, each with an agent's span and calls below it that
+Python's own allocations, by tracemalloc, of some hundred runs at once, each with an agent's span and calls below it that
 have ended; then of the same runs after ten times as many calls, and after their end. Spans are the SDK's, and nobody
 but us could keep one.
 """
@@ -113,13 +113,13 @@ def recorder_alone(number: int) -> float:
 
 def measure(options: Options) -> Iterator[Row]:
     """Bytes."""
-    number, many = options.of(1000, 20), options.of(MANY, FEW * 2)
+    number, many, recent = options.of(400, 20), options.of(MANY, FEW * 2), options.of(ENDED_LIMIT, 20)
     agents = Agents()
     lives(agents, 1, (FEW,))  # imports, which tracemalloc would make slow
     tracemalloc.start()
-    first = lives(agents, ENDED_LIMIT, (FEW,))[-1]  # fills what is kept of the runs that ended last
+    first = lives(agents, recent, (FEW,))[-1]  # fills what is kept of the runs that ended last
     few, more, _ = lives(agents, number, (FEW, many))
-    lives(agents, ENDED_LIMIT, (FEW,))
+    lives(agents, recent, (FEW,))
     left = lives(agents, number, (FEW,))[-1]
     recorder = recorder_alone(number)
     tracemalloc.stop()
