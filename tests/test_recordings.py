@@ -163,12 +163,13 @@ class Runs:
         settler = self.settlers.setdefault(run_id, Settler())
         settler.add(reading)
         if reading.role in (Role.CALL, Role.WEAK):
-            found = self._twins.find(run_id, reading)
+            found = self._twins.find_all(run_id, reading)
             self._twins.add(run_id, reading)
-            if found is not None:
-                other_id, twin = str(found[0]), found[1]
+            if found:
+                other_id = str(found[0][0])
                 if keeper(self._facts(run_id), self._facts(other_id)).run_id == run_id:
-                    self._move(twin, other_id, run_id)
+                    for _, twin in found:
+                        self._move(twin, other_id, run_id)
                 else:
                     self._move(reading, run_id, other_id)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runmeter.call import Reading, Role
 from runmeter.settle import Settler
 from runmeter.spans import Change
-from runmeter.twins import INNER, OUTER, SAME, TwinIndex, inside, models_agree, nested, same_id
+from runmeter.twins import INNER, OUTER, SAME, TwinIndex, broke_off, models_agree, nested, same_id, together
 from runmeter.usage import ZERO, Usage
 
 MS = 1_000_000
@@ -148,8 +148,13 @@ def gap(one: list[Reading], other: list[Reading]) -> tuple[int, int] | None:
     if {member.scope for member in one} & {member.scope for member in other}:
         return None
     (usage, failed, model, place), (other_usage, other_failed, other_model, other_place) = words(one), words(other)
-    if (usage and usage[:2]) != (other_usage and other_usage[:2]) or not models_agree(model, other_model):
+    if (usage is None) != (other_usage is None) or not models_agree(model, other_model):
         return None
+    kind = 1
+    if usage is not None and other_usage is not None and usage[:2] != other_usage[:2]:
+        if not broke_off(*usage[:2], *other_usage[:2]):
+            return None
+        kind = 2
     if usage is None and failed != other_failed:
         return None
     if place != other_place:
@@ -157,9 +162,9 @@ def gap(one: list[Reading], other: list[Reading]) -> tuple[int, int] | None:
     times = [
         (min(member.started_at for member in side), max(member.ended_at for member in side)) for side in (one, other)
     ]
-    if not inside(*times[0], *times[1]):
+    if not together(*times, used=usage is not None, logged=False):
         return None
-    return 1, abs(times[0][0] - times[1][0]) + abs(times[0][1] - times[1][1])
+    return kind, abs(times[0][0] - times[1][0]) + abs(times[0][1] - times[1][1])
 
 
 def words(members: list[Reading]) -> tuple[Usage | None, bool, str | None, str]:
@@ -202,7 +207,7 @@ def caller_of(one: Reading, above: list[Reading | None]) -> tuple[str, int]:
 
 # --- properties -----------------------------------------------------------------------------------------------------
 
-USAGES = [None, Usage(10, 5), Usage(10, 6), Usage(20, 5), Usage(30, 7)]
+USAGES = [None, Usage(10, 5), Usage(10, 6), Usage(10, 1), Usage(20, 5), Usage(30, 7)]
 
 
 @st.composite

@@ -10,7 +10,7 @@ from runmeter.ancestry import Key, Node, ancestors, caller_of
 from runmeter.call import Reading
 from runmeter.dialects import AFTER_THE_FACT
 from runmeter.spans import Call
-from runmeter.twins import STREAM_SLACK, blank, inside, models_agree, settles
+from runmeter.twins import STREAM_SLACK, blank, broke_off, models_agree, settles, together
 from runmeter.usage import Usage
 
 UNKNOWN: Final = "unknown"
@@ -19,7 +19,7 @@ NEIGHBOURS: Final = 12
 CROWD: Final = 24
 """Groups that may be each other's twin at the same moment. Of more, only those met first are matched."""
 
-IndexKey = tuple[str, int, int]
+IndexKey = tuple[str, int]
 _NO_USAGE: Final = -1
 _new: Final[Any] = tuple.__new__
 
@@ -33,6 +33,7 @@ class Group:
         "has_id",
         "index_keys",
         "key",
+        "logged",
         "mates",
         "members",
         "readings",
@@ -70,14 +71,15 @@ class Group:
         self.ended_at = max(reading.ended_at for reading in self.readings)
         self.scopes = {reading.scope for reading in self.readings}
         self.has_id = any(reading.response_id is not None for reading in self.readings)
+        self.logged = any(reading.stream_log for reading in self.readings)
         usage = best.usage
         if usage is None:
             self.words = (_NO_USAGE, _NO_USAGE, best.failed, model)
-            return ((best.resource_key, _NO_USAGE, _NO_USAGE),)
+            return ((best.resource_key, _NO_USAGE),)
         self.words = (usage[0], usage[1], False, model)
         if best.stream_log or not self.scopes.isdisjoint(AFTER_THE_FACT):
-            return (best.resource_key, usage[0], usage[1]), (best.resource_key, _NO_USAGE, _NO_USAGE)
-        return ((best.resource_key, usage[0], usage[1]),)
+            return (best.resource_key, usage[0]), (best.resource_key, _NO_USAGE)
+        return ((best.resource_key, usage[0]),)
 
 
 def innermost(reading: Reading) -> tuple[int, int, int, int]:
@@ -287,17 +289,21 @@ def distance(one: Group, other: Group) -> tuple[int, int] | None:
     if one.has_id and other.has_id:
         return None
     if one.scopes.isdisjoint(other.scopes):
-        if (
-            one.words[:3] == other.words[:3]
-            and models_agree(one.words[3], other.words[3])
-            and inside(one.started_at, one.ended_at, other.started_at, other.ended_at)
-        ):
-            return 1, abs(one.started_at - other.started_at) + abs(one.ended_at - other.ended_at)
-        if (one.words[0] == _NO_USAGE) != (other.words[0] == _NO_USAGE):
+        mine, theirs = one.words, other.words
+        if mine[0] == theirs[0] and mine[2] == theirs[2]:
+            kind = 1 if mine[1] == theirs[1] else 2
+            if kind == 2 and not broke_off(mine[0], mine[1], theirs[0], theirs[1]):
+                return None
+            spans = (one.started_at, one.ended_at), (other.started_at, other.ended_at)
+            logged = one.logged or other.logged
+            if models_agree(mine[3], theirs[3]) and together(*spans, used=mine[0] != _NO_USAGE, logged=logged):
+                return kind, abs(one.started_at - other.started_at) + abs(one.ended_at - other.ended_at)
+            return None
+        if (mine[0] == _NO_USAGE) != (theirs[0] == _NO_USAGE):
             for left in one.readings:
                 for right in other.readings:
                     if (blank(left, right) or blank(right, left)) and models_agree(left.model, right.model):
-                        return 2, abs(left.started_at - right.started_at)
+                        return 3, abs(left.started_at - right.started_at)
         return None
     for left in one.readings:
         for right in other.readings:

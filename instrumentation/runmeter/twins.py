@@ -57,24 +57,67 @@ def inside(one_start: int, one_end: int, other_start: int, other_end: int) -> bo
     )
 
 
-def same_call(one: Reading, other: Reading) -> bool:
-    """Two spans of different runs (or without any link in one) speak of one call."""
+def alike(one: Reading, other: Reading) -> tuple[int, int] | None:
+    """How near two spans of different runs come to being one call, as (kind, nanoseconds), the lowest the nearest; None
+    where they are two calls. What says more goes before what says less: a response id, equal usage, a stream's log of
+    the call that returned it, usage of a stream that broke off, a client's span that says nothing.
+    """
     if one.resource_key != other.resource_key:
-        return False
+        return None
+    apart = abs(one.started_at - other.started_at) + abs(one.ended_at - other.ended_at)
     if one.response_id is not None and other.response_id is not None:
-        return one.response_id == other.response_id and same_id(one, other)
+        return (_BY_ID, apart) if one.response_id == other.response_id and same_id(one, other) else None
     if not models_agree(one.model, other.model):
-        return False
+        return None
     if one.scope == other.scope:
-        return settles(one, other) or settles(other, one)
+        if settles(one, other):
+            return _BY_LOG, abs(one.started_at - other.ended_at)
+        return (_BY_LOG, abs(other.started_at - one.ended_at)) if settles(other, one) else None
     if (one.usage is None) != (other.usage is None):
-        return blank(one, other) or blank(other, one)
+        return (_BLANK, abs(one.started_at - other.started_at)) if blank(one, other) or blank(other, one) else None
+    kind = _BY_USAGE
     if one.usage is None or other.usage is None:
         if one.failed != other.failed:
-            return False
+            return None
     elif one.usage[:2] != other.usage[:2]:
-        return False
-    return inside(one.started_at, one.ended_at, other.started_at, other.ended_at)
+        if not broke_off(one.usage[0], one.usage[1], other.usage[0], other.usage[1]):
+            return None
+        kind = _BROKE_OFF
+    near = together(
+        (one.started_at, one.ended_at),
+        (other.started_at, other.ended_at),
+        used=one.usage is not None,
+        logged=one.stream_log or other.stream_log,
+    )
+    return (kind, apart) if near else None
+
+
+def same_call(one: Reading, other: Reading) -> bool:
+    """Two spans of different runs (or without any link in one) speak of one call."""
+    return alike(one, other) is not None
+
+
+_BY_ID, _BY_USAGE, _BY_LOG, _BROKE_OFF, _BLANK = range(5)
+
+
+def broke_off(one_in: int, one_out: int, other_in: int, other_out: int) -> bool:
+    """One stopped counting where the stream stopped: Anthropic states the input, and one token of output or none, when
+    a stream begins."""
+    return one_in == other_in and min(one_out, other_out) <= 1
+
+
+def together(one: tuple[int, int], other: tuple[int, int], *, used: bool, logged: bool) -> bool:
+    """Two spans (begin, end) with equal words lie as those of one call do: one inside the other's time. Where the words
+    are usage (`used`), which two calls seldom share, lying side by side will do: LangChain calls its handlers one after
+    the other, at the beginning and at the end, and a long history keeps each of them for milliseconds. And a stream's
+    log (`logged`) is written when the reader has had the last chunk, later than the last chunk came.
+    """
+    if inside(*one, *other):
+        return True
+    shared = min(one[1], other[1]) - max(one[0], other[0])
+    if logged:
+        return shared >= -STREAM_SLACK
+    return used and shared > 0 and 2 * shared >= max(one[1] - one[0], other[1] - other[0])
 
 
 SAME: Final = 1
@@ -139,12 +182,18 @@ def twin_keys(reading: Reading) -> tuple[str, ...]:
         return ()
     place = reading.resource_key
     usage = reading.usage
-    key = f"{place}:-" if usage is None else f"{place}:{usage[0]}:{usage[1]}"
+    key = f"{place}:-" if usage is None else f"{place}:{usage[0]}"
     if usage is not None and (reading.stream_log or reading.scope in AFTER_THE_FACT):
         return key, f"{place}:-"
     if reading.response_id is not None:
         return key, f"{place}={reading.response_id}"
     return (key,)
+
+
+def _nearer(rival: Reading, other: Reading, apart: tuple[int, int]) -> bool:
+    """What the rival has to do with `other` is as plain as what was just found."""
+    known = alike(rival, other)
+    return known is not None and known[0] <= apart[0]
 
 
 class RunFacts(NamedTuple):
@@ -178,21 +227,41 @@ class TwinIndex:
 
     def find(self, run: Hashable, reading: Reading) -> tuple[Hashable, Reading] | None:
         """(run, reading) of the nearest twin in another run, or None. What has its twin of this instrumentation already
-        is nobody else's, unless they share a response id."""
-        best: tuple[int, Hashable, Reading] | None = None
+        is nobody else's, and what has a twin at home looks for none elsewhere, unless they share a response id."""
+        found = self.find_all(run, reading)
+        return found[0] if found else None
+
+    def find_all(self, run: Hashable, reading: Reading) -> list[tuple[Hashable, Reading]]:
+        """The nearest twin in another run, as `find`, and what else that run has of the same call: where one moves, all
+        of them must."""
+        best: tuple[int, int] | None = None
+        home: tuple[int, int] | None = None
+        twin: tuple[Hashable, Reading] | None = None
+        near: list[tuple[tuple[int, int], Hashable, Reading]] = []
         for key in twin_keys(reading):
             entries = self._keys.get(key, ())
             for other_run, other in entries:
-                if other_run == run or not same_call(reading, other):
+                apart = alike(reading, other)
+                if apart is None:
                     continue
-                if reading.response_id is None or reading.response_id != other.response_id:
+                if other_run == run:
+                    home = apart if home is None else min(home, apart)
+                    continue
+                near.append((apart, other_run, other))
+                if apart[0] != _BY_ID:
                     rivals = (known for of, known in entries if of == other_run and known.scope == reading.scope)
-                    if any(known is not other and same_call(known, other) for known in rivals):
+                    if any(known is not other and _nearer(known, other, apart) for known in rivals):
                         continue
-                distance = abs(reading.started_at - other.started_at) + abs(reading.ended_at - other.ended_at)
-                if best is None or distance < best[0]:
-                    best = distance, other_run, other
-        return None if best is None else (best[1], best[2])
+                if best is None or apart < best:
+                    best, twin = apart, (other_run, other)
+        if best is None or twin is None or (best[0] != _BY_ID and home is not None and home[0] <= best[0]):
+            return []
+        rest = [entry for entry in near if entry[1] == twin[0] and entry[2] is not twin[1]]
+        return [twin, *((of, known) for _, of, known in rest if self._with(twin[1], known, reading))]
+
+    def _with(self, twin: Reading, known: Reading, reading: Reading) -> bool:
+        """`known` speaks of the same call as `twin`, which `reading` found."""
+        return known.key != twin.key and known.scope != twin.scope and alike(twin, known) is not None
 
     def add(self, run: Hashable, reading: Reading) -> None:
         """Remember a call. The oldest are forgotten beyond the limit."""
