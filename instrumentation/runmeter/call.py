@@ -60,18 +60,18 @@ def _read(span: EndedSpan) -> Reading:
     seldom = shape.seldom(attributes) if shape.seldom_keys else _NOTHING
     model, provider, agent, thread_id, run_id, source_id = _names(usual[6:])
 
-    role: int = plan.role(shape, usual, attributes, name, failed)
+    role = plan.role(shape, usual, attributes, name, failed)
     usage: Usage | None = None
     response_id: str | None = None
     cost = messages = None
     retries = 0
     stream_log = False
     reasons: list[str] = []
-    if role not in (PLAIN, TOOL):
+    if role is not PLAIN and role is not TOOL:
         usage, raw_model, raw_id = _usage(usual, dialect, name, attributes, reasons)
-        if usage is None and (role == WEAK or seldom.get("span_type") == "log"):
+        if usage is None and (role is WEAK or seldom.get("span_type") == "log"):
             role = PLAIN
-        elif role in (CALL, WEAK):
+        elif role is CALL or role is WEAK:
             response_id = as_text(usual[5], ID_LIMIT) or raw_id
             model = model or raw_model
             if seldom:
@@ -81,11 +81,11 @@ def _read(span: EndedSpan) -> Reading:
                     started_at = _stream_began(attributes, started_at)
             if name == RAW_NAME:
                 scope += ".raw"  # the wire's view of a call that the library's own span may describe as well
-    if role not in (CALL, WEAK):
+    if role is not CALL and role is not WEAK:
         provider = None
 
     resource_key, service = _facts(resource)
-    if role == AGENT:
+    if role is AGENT:
         if dialect.agent_key is not None and dialect.agent_key not in attributes:
             role = AGGREGATE
             agent = None
