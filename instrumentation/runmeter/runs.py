@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from opentelemetry.context import Context
 
 from runmeter.scopes import SEEN, Fates, tally
-from runmeter.settle import Settler
+from runmeter.settle import LIMIT, Settler
 from runmeter.sink import RunInfo, Sink
 from runmeter.spans import Change
 
@@ -16,6 +16,15 @@ OPEN_LIMIT = 10_000
 """Runs open at once in one process; more means that somebody never ends theirs, and the oldest is let go."""
 ENDED_LIMIT = 256
 """Ended runs still known by id. A stream that is still open keeps its own run known however long that takes."""
+
+
+REMEMBERED = 32_768
+"""Spans remembered over all open runs, some 1.3 kB each, so that a thousand runs at once take tens of megabytes and
+not a gigabyte: few runs remember as many as a settler may, many share."""
+FEWEST = 64
+"""What a run remembers however many there are: a repeat follows its call closely."""
+ENDED_FEWEST = 128
+"""What an ended run remembers, for the same repeats of streams that outlive it."""
 
 
 class RunState:
@@ -57,8 +66,10 @@ class RunState:
 class Runs:
     """Begins and ends runs and tells the sinks."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, remembered: int = REMEMBERED) -> None:
         self.sinks: tuple[Sink, ...] = ()
+        self._remembered = remembered
+        self._share = LIMIT
         self.fates: Fates = Counter()
         """Not told yet."""
         self._open: OrderedDict[str, RunState] = OrderedDict()
@@ -79,6 +90,7 @@ class Runs:
             self.end(oldest, "interrupted", "evicted", oldest.info.started_at)
         self._fill(state)
         self._open[state.info.run_id] = state
+        self._divide()
         state.open = state.announced = True
         for sink in self.sinks:
             sink.begin(state.info)
@@ -89,6 +101,7 @@ class Runs:
         if self._ended.get(run_id) is state:
             del self._ended[run_id]
         self._open[run_id] = state
+        self._divide()
         state.open = True
 
     def update(self, state: RunState) -> None:
@@ -99,6 +112,8 @@ class Runs:
         """Its settler moved by `changes`, or set something aside where there are none."""
         if not state.announced:
             return
+        if state.open and state.settler.limit != self._share:
+            state.settler.keep(self._share)
         if changes:
             self.tell(state, changes)
         else:
@@ -127,6 +142,7 @@ class Runs:
             self._ended[run_id] = state
             if len(self._ended) > ENDED_LIMIT:
                 self._ended.popitem(last=False)
+            self._divide()
         state.open = False
         info = state.info
         self._fill(state)
@@ -136,6 +152,7 @@ class Runs:
             info.stop_reason = stop_reason
         state.ended_at = ended_at = max(ended_at, info.started_at, state.ended_at or 0)
         state.settler.close()
+        state.settler.keep(min(self._share, ENDED_FEWEST))
         self.tell_fates(state)
         for sink in self.sinks:
             sink.end(info, ended_at)
@@ -163,6 +180,11 @@ class Runs:
         self._open = OrderedDict()
         self._ended = OrderedDict()
         self.fates = Counter()
+        self._divide()
+
+    def _divide(self) -> None:
+        """What each open run may remember; it learns of it with its next span."""
+        self._share = max(FEWEST, min(LIMIT, self._remembered // max(1, len(self._open))))
 
     def _fill(self, state: RunState) -> None:
         """Fields that only the spans know, filled once."""

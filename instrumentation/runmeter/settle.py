@@ -62,6 +62,17 @@ class Settler(Closing):
         """`close()` was called."""
         return self._closed
 
+    @property
+    def limit(self) -> int:
+        """Spans remembered at most."""
+        return self._limit
+
+    def keep(self, limit: int) -> None:
+        """Remember so many spans at most from now on; what those forgotten counted stays."""
+        self._limit = max(8, limit)
+        if len(self._nodes) > self._limit:
+            self._evict()
+
     def open(self, reading: Reading) -> None:
         """A span that has begun, as far as its start attributes say: its agent names the callers of calls that end
         before it. Nothing is counted, and its own end still has to be added."""

@@ -1,8 +1,8 @@
 """What a run keeps in the agent's memory, door 1 whole: processor, settling, counters and recorder, in bytes.
 
-Python's own allocations, by tracemalloc, of some hundred runs at once, each with an agent's span and calls below it that
-have ended; then of the same runs after ten times as many calls, and after their end. Spans are the SDK's, and nobody
-but us could keep one.
+Python's own allocations, by tracemalloc, of some hundred runs at once, each with agents' spans and calls below them
+that have ended; then of the same runs after ten times as many calls, and after their end. Spans are the SDK's, and
+nobody but us could keep one.
 """
 
 from __future__ import annotations
