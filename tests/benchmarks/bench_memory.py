@@ -1,7 +1,7 @@
 """What a run keeps in the agent's memory, door 1 whole: processor, settling, counters and recorder, in bytes.
 
 Python's own allocations, by tracemalloc, of some hundred runs at once, each with agents' spans and calls below them
-that have ended; then of the same runs after ten times as many calls, and after their end. Spans are the SDK's, and
+that have ended; then of the same runs after many more calls, and after their end. Spans are the SDK's, and
 nobody but us could keep one.
 """
 
@@ -29,7 +29,7 @@ from runmeter.usage import Usage
 from runmeter_exporter.core import RecorderCore
 from runmeter_exporter.recorder import Recorder
 
-FEW, MANY = 10, 100
+FEW, MANY, MORE = 10, 100, 300
 
 
 class Agents:
@@ -45,24 +45,21 @@ class Agents:
         PROCESSOR.start((Counters(self.meters), self.recorder), source_id=self.recorder.source_id, service="bench")
         self.number = 0
 
-    def call(self, run: Run, model: int) -> None:
-        """One call as the official OpenAI instrumentation writes it, in an agent's span."""
-        self.number += 1
-        attributes = {
-            "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": "openai",
-            "gen_ai.request.model": f"gpt-{model}",
-            "gen_ai.response.id": f"chatcmpl-{self.number}",
-            "gen_ai.usage.input_tokens": 1200,
-            "gen_ai.usage.output_tokens": 310,
-        }
+    def turn(self, run: Run, calls: int) -> None:
+        """An agent's span, and calls below it as the official OpenAI instrumentation writes them, of three models."""
         agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "helper"}
-        with (
-            run.activate(),
-            self.tracer.start_as_current_span("invoke_agent helper", attributes=agent),
-            self.tracer.start_as_current_span("chat", kind=SpanKind.CLIENT, attributes=attributes),
-        ):
-            pass
+        with run.activate(), self.tracer.start_as_current_span("invoke_agent helper", attributes=agent):
+            for call in range(calls):
+                self.number += 1
+                attributes = {
+                    "gen_ai.operation.name": "chat",
+                    "gen_ai.provider.name": "openai",
+                    "gen_ai.request.model": f"gpt-{call % 3}",
+                    "gen_ai.response.id": f"chatcmpl-{self.number}",
+                    "gen_ai.usage.input_tokens": 1200,
+                    "gen_ai.usage.output_tokens": 310,
+                }
+                self.tracer.start_span("chat", kind=SpanKind.CLIENT, attributes=attributes).end()
 
     def settled(self) -> int:
         """Bytes held once everything is written."""
@@ -85,8 +82,8 @@ def lives(agents: Agents, number: int, calls: tuple[int, ...]) -> list[float]:
     for goal in calls:
         while made < goal:
             for run in runs:
-                agents.call(run, made % 3)
-            made += 1
+                agents.turn(run, FEW)
+            made += FEW
         held.append((agents.settled() - empty) / number)
     for run in runs:
         run.end()
@@ -113,25 +110,26 @@ def recorder_alone(number: int) -> float:
 
 def measure(options: Options) -> Iterator[Row]:
     """Bytes."""
-    number, many, recent = options.of(400, 20), options.of(MANY, FEW * 2), options.of(ENDED_LIMIT, 20)
+    number, recent = options.of(400, 20), options.of(ENDED_LIMIT, 20)
+    goals = (FEW, options.of(MANY, 20), options.of(MORE, 30))
     agents = Agents()
     lives(agents, 1, (FEW,))  # imports, which tracemalloc would make slow
     tracemalloc.start()
     first = lives(agents, recent, (FEW,))[-1]  # fills what is kept of the runs that ended last
-    few, more, _ = lives(agents, number, (FEW, many))
+    few, many, more, _ = lives(agents, number, goals)
     lives(agents, recent, (FEW,))
     left = lives(agents, number, (FEW,))[-1]
     recorder = recorder_alone(number)
     tracemalloc.stop()
     agents.stop()
-    yield Row(what=f"memory of an active run, {FEW} calls", measured=few, unit="B", at_most=4096)
+    yield Row(what=f"memory of an active run of {number}, {FEW} calls", measured=few, unit="B", at_most=4096)
+    yield Row(what=f"the same after {goals[1]} calls", measured=many, unit="B", peer=f"after {FEW}", beside=few)
     yield Row(
-        what=f"the same after {many} calls (flat in calls)",
+        what=f"the same after {goals[2]} calls (flat in calls)",
         measured=more,
         unit="B",
-        peer=f"after {FEW}",
-        beside=few,
-        at_most=4096,
+        peer=f"after {goals[1]}",
+        beside=many,
         ratio_at_most=1.1,
     )
     yield Row(what="the recorder's part of it", measured=recorder, unit="B", peer="all of door 1", beside=few)
