@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 from provider import Provider
 
@@ -68,7 +69,7 @@ def stored(url: str, run_id: str) -> dict[str, Any]:
 
 
 def execute(url: str, run_id: str, *command: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", EXEC, url, run_id, *command], capture_output=True, text=True, **more)
+    return fresh.run(EXEC, url, run_id, *command, **more)
 
 
 @pytest.mark.parametrize(("code", "status", "reason"), [(0, "success", None), (3, "error", "exit 3")])
@@ -98,7 +99,7 @@ def test_exec_of_a_program_with_its_own_opentelemetry(url: str, provider: Provid
 def test_exec_passes_the_context_in_the_environment(url: str) -> None:
     """Every program below finds the run where OpenTelemetry's environment carriers put it, and its own environment."""
     code = "import os; print(os.environ['TRACEPARENT'], os.environ['BAGGAGE'], os.environ['PYTHONPATH'])"
-    done = execute(url, "r 1", sys.executable, "-S", "-c", code, env={**os.environ, "PYTHONPATH": "mine"})
+    done = execute(url, "r 1", sys.executable, "-S", "-c", code, environment={"PYTHONPATH": "mine"})
     traceparent, baggage, path = done.stdout.split()
     assert traceparent.startswith("00-")
     assert baggage == "runmeter.run.id=r+1"
@@ -110,7 +111,7 @@ def test_exec_lets_another_sitecustomize_have_its_turn(url: str, tmp_path: Path)
     (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.theirs = 'ran'\n")
     done = execute(
         url, "r", sys.executable, "-c", "import sys; print(theirs, sys.stdin.read(), sys.argv[1:])", "a b",
-        input="in", env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        input="in", environment={"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert done.stdout.split(" ", 2) == ["ran", "in", "['a b']\n"]
 
@@ -193,7 +194,7 @@ def test_opentelemetry_instrument_inside_exec(url: str, provider: Provider) -> N
     command = str(Path(sys.executable).with_name("opentelemetry-instrument"))
     none = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
     done = execute(
-        url, "r", command, sys.executable, "-c", AGENT, provider.openai_url, "0", env={**os.environ, **none}
+        url, "r", command, sys.executable, "-c", AGENT, provider.openai_url, "0", environment=none
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert stored(url, "r")["llm_call_count"] == provider.truth()["calls"] == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 from provider import Provider
 
@@ -24,10 +24,8 @@ QUIET = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", "OTEL_
 
 
 def python(code: str, *arguments: str, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in an interpreter of its own: the OpenTelemetry globals can be set once a process."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env={**os.environ, **environment}
-    )
+    """Run code in a process of its own: the OpenTelemetry globals can be set once a process."""
+    done = fresh.run(code, *arguments, environment=environment)
     assert done.returncode == expect, done.stderr
     return done
 
@@ -54,7 +52,7 @@ def test_a_process_without_opentelemetry(url: str) -> None:
     code = (
         "import sys, logging, runmeter; logging.basicConfig(level=logging.INFO)\n"
         "from opentelemetry import trace\n"
-        "handle = runmeter.instrument(sys.argv[1])\n"
+        "handle = runmeter.instrument(sys.argv[1], instrumentations=False)\n"
         "assert runmeter.instrument() is handle\n"
         "with runmeter.run(thread_id='t', run_id='r'):\n    " + RECORD + ""
         "print(trace.get_tracer_provider().resource.attributes['service.name'])\n"
@@ -379,7 +377,7 @@ with runmeter.run(run_id="inside", thread_id="t"):
 )
 def test_leaving_writes_the_last_snapshot(url: str, leave: str, status: str, reason: str | None) -> None:
     """However a process is left, its final snapshot is written, and its exit code is what it would have been."""
-    without = subprocess.run([sys.executable, "-c", f"import sys\n{leave}"], capture_output=True)
+    without = fresh.run(f"import sys\n{leave}")
     python(LEAVING.format(leave=leave), url, expect=without.returncode)
     store = open_store(url)
     run = store.run("inside")
@@ -485,13 +483,20 @@ def test_the_public_api_never_raises(url: str) -> None:
     store.dispose()
 
 
-def test_instrument_with_nonsense() -> None:
+def test_instrument_with_nonsense(url: str) -> None:
     """Nonsense for arguments is a warning and a handle, never an exception."""
-    for arguments in ({"database_url": 5}, {"throttle": "often"}, {"tracer_provider": object()}):
-        code = f"import runmeter\nhandle = runmeter.instrument(**eval({json.dumps(repr(arguments))}))\n"
-        done = python(code.replace("<object", "'<object").replace(">}", ">'}") + RECORD + "print('alive')")
-        assert done.stdout.strip() == "alive"
-        assert "Traceback" not in done.stderr
+    code = (
+        "import runmeter\n"
+        "for nonsense in ({'database_url': 5}, {'throttle': 'often'}, {'tracer_provider': object()}):\n"
+        "    handle = runmeter.instrument(**nonsense, instrumentations=False)\n    "
+        + RECORD
+        + "    handle.shutdown()\n"
+        "print('alive')\n"
+    )
+    done = python(code, RUNMETER_DATABASE_URL=url)
+    assert done.stdout.strip() == "alive"
+    assert "Traceback" not in done.stderr
+    assert "takes no span processors" in done.stderr
 
 
 def test_the_doctors_report() -> None:
