@@ -190,18 +190,18 @@ class Fold:
             self._scopes.update((reading.scope, ""))
             while self._recent:
                 self._twins.add(*self._recent.popleft())
-        found = self._twins.find(run_id, reading)
+        found = self._twins.find_all(run_id, reading)
         home = run
-        if found is not None:
-            other_id, twin = found
-            other = self._of(str(other_id))
-            if other is not None and other is not run and _may_share(run, other, reading, twin):
+        if found:
+            other = self._of(str(found[0][0]))
+            if other is not None and other is not run and _may_share(run, other, reading, found[0][1]):
                 if other.settler.closed or keeper(_facts(run), _facts(other)).run_id != run_id:
                     home = other
                 elif not run.settler.closed:
-                    self.runs.settled(other, other.settler.remove(twin.trace_id, twin.span_id))
-                    self._add(run, twin)
-                    self._twins.moved(twin, run_id)
+                    for _, twin in found:
+                        self.runs.settled(other, other.settler.remove(twin.trace_id, twin.span_id))
+                        self._add(run, twin)
+                        self._twins.moved(twin, run_id)
         self._twins.add(home.info.run_id, reading)
         return home
 
