@@ -103,7 +103,7 @@ class Fold:
             lasting = self.ambient is not None and self.ambient.run_id == run.info.run_id
             if run.roots <= 0 and not run.info.owns and not lasting:
                 self.runs.end(run, status, None, ended_at)
-        if self.runs.fates:
+        if self.runs.seen:
             self.runs.tell_fates()
 
     def let_go(self, entry: OpenSpan) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from opentelemetry.context import Context
 
-from runmeter.scopes import SEEN, Fates, tally
+from runmeter.scopes import NEWS_LIMIT, OTHER, SEEN
 from runmeter.settle import LIMIT, Settler
 from runmeter.sink import RunInfo, Sink
 from runmeter.spans import Change
@@ -70,8 +70,8 @@ class Runs:
         self.sinks: tuple[Sink, ...] = ()
         self._remembered = remembered
         self._share = LIMIT
-        self.fates: Fates = Counter()
-        """Not told yet."""
+        self.seen: dict[str, int] = {}
+        """Scope → spans that sinks have not been told of."""
         self._open: OrderedDict[str, RunState] = OrderedDict()
         self._ended: OrderedDict[str, RunState] = OrderedDict()
 
@@ -159,15 +159,19 @@ class Runs:
 
     def saw(self, scope: str) -> None:
         """A span of this instrumentation scope ended that speaks of model calls, or should."""
-        tally(self.fates, SEEN, scope)
+        seen = self.seen
+        if len(seen) >= NEWS_LIMIT and scope not in seen:
+            scope = OTHER
+        seen[scope] = seen.get(scope, 0) + 1
 
     def tell_fates(self, state: RunState | None = None) -> None:
         """Sinks hear what became of spans: those seen since, and those of a run that was closed."""
+        fates = Counter({(SEEN, scope): spans for scope, spans in self.seen.items()})
+        self.seen = {}
         if state is not None:
             for (fate, scope, _), spans in state.settler.take_fates().items():
-                tally(self.fates, fate, scope, spans)
-        if self.fates:
-            fates, self.fates = self.fates, Counter()
+                fates[fate, scope] += spans
+        if fates:
             for sink in self.sinks:
                 sink.spans(fates)
 
@@ -179,7 +183,7 @@ class Runs:
         """No run is known any more; sinks are not told."""
         self._open = OrderedDict()
         self._ended = OrderedDict()
-        self.fates = Counter()
+        self.seen = {}
         self._divide()
 
     def _divide(self) -> None:

@@ -15,7 +15,7 @@ COUNTED: Final = "counted"
 WITHOUT_USAGE: Final = "without_usage"
 """It is a call of the totals, and nobody reported its usage."""
 OTHER: Final = "other"
-LIMIT: Final = 256
+NEWS_LIMIT: Final = 256
 """Kinds of news that wait to be told; beyond, those of further scopes are of scope `other`."""
 
 Fates = Counter[tuple[str, str]]
@@ -47,8 +47,8 @@ def is_genai(scope: str) -> bool:
 
 
 def tally(fates: Fates, fate: str, scope: str, spans: int = 1) -> None:
-    """Add to `fates`, within `LIMIT`."""
+    """Add to `fates`, within `NEWS_LIMIT`."""
     key = (fate, scope)
-    if len(fates) >= LIMIT and key not in fates:
+    if len(fates) >= NEWS_LIMIT and key not in fates:
         key = (fate, OTHER)
     fates[key] += spans

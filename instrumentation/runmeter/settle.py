@@ -185,7 +185,7 @@ class Settler(Closing):
             if not calls:
                 return
             fate = scopes.WITHOUT_USAGE if calls[0].usage.calls_without_usage else scopes.COUNTED
-        scope = reading.scope if len(self._fates) < scopes.LIMIT else scopes.OTHER
+        scope = reading.scope if len(self._fates) < scopes.NEWS_LIMIT else scopes.OTHER
         self._fates[fate, scope, reading.source_id] += 1
 
     def _evict(self) -> None:
