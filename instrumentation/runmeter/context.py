@@ -17,14 +17,15 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from opentelemetry import baggage, trace
-from opentelemetry.context import Context, attach, get_current, get_value, set_value
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, get_current, set_value
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.trace import Status, StatusCode
 
 from runmeter import guard, semconv
 from runmeter.guard import harmless, once
-from runmeter.processor import PROCESSOR, SCOPE_KEY, Processor, Scope
+from runmeter.in_force import SCOPE_KEY, Scope, detach, in_force, scope_of
+from runmeter.processor import PROCESSOR, Processor
 from runmeter.runs import RunState
 from runmeter.sink import STATUSES, TERMINAL, RunInfo
 from runmeter.usage import Usage
@@ -111,7 +112,7 @@ class Run:
         try:
             yield self
         finally:
-            _detach(token)
+            detach(token)
 
 
 def start_run(
@@ -164,7 +165,7 @@ class run:
         if not self._entered:
             return
         entered, token = self._entered.pop()
-        _detach(token)
+        detach(token)
         entered.end(*outcome(error))
 
     async def __aenter__(self) -> Run:
@@ -197,7 +198,7 @@ class caller:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if self._tokens:
-            _detach(self._tokens.pop())
+            detach(self._tokens.pop())
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -292,24 +293,3 @@ def _begin(processor: Processor, info: RunInfo) -> Run:
     state.context = context
     processor.begin(state)
     return Run(processor, state, context, span)
-
-
-def in_force(state: RunState, context: Context) -> Context:
-    context = set_value(SCOPE_KEY, Scope(state, None), context)
-    return baggage.set_baggage(semconv.RUN_ID, state.info.run_id, context)
-
-
-def scope_of(context: Context | None = None) -> Scope | None:
-    found = get_value(SCOPE_KEY, context)
-    return found if isinstance(found, Scope) else None
-
-
-def _detach(token: Any) -> None:
-    """Like OpenTelemetry's detach, without its error in the log where a generator is closed in another context than it
-    was started in: there is nothing to restore then."""
-    if token is None:
-        return
-    try:
-        token.var.reset(token)
-    except (ValueError, RuntimeError, AttributeError):
-        guard.logger.debug("runmeter: left a run in another context than it was entered in")

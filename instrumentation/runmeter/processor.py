@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from threading import get_ident
 from typing import Any
 
 from opentelemetry import baggage
-from opentelemetry.context import Context, create_key, get_current
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode, Tracer
 
@@ -23,21 +20,20 @@ from runmeter import guard, semconv
 from runmeter.call import is_plain, read
 from runmeter.dialects import AGENT, DIALECTS
 from runmeter.fold import Fold
+from runmeter.in_force import SCOPE_KEY, Scope
 from runmeter.open_spans import READ, OpenSpan, Trace, attributes_of, ended_span, scope_name, stamp
 from runmeter.runs import RunState
 from runmeter.scopes import is_genai
+from runmeter.serial import Serial
 from runmeter.sink import RunInfo, Sink
 from runmeter.spans import EndedSpan
 
 logger = logging.getLogger("runmeter")
 
-SCOPE_KEY = create_key("runmeter-scope")
-"""Where in an OpenTelemetry context the `Scope` in force is."""
 SPAN_LIMIT = 65_536
 """Spans open at once; beyond, the oldest is taken for one that nobody will end."""
-
-
 SCOPE_LIMIT = 1024
+"""Instrumentation scopes told apart."""
 MODEL_SCOPES = (
     "openinference.",
     "opentelemetry.instrumentation.genai",
@@ -49,16 +45,6 @@ MODEL_SCOPES = (
 """How the scopes begin of instrumentations that may see a call which another one sees in a trace of its own."""
 GENAI, CALLISH = 1, 2
 """A scope should make calls or agents, or has made some (or is of `MODEL_SCOPES`)."""
-
-
-class Scope:
-    """What `run()` and `caller()` put into the context: whose run, and who calls. Immutable."""
-
-    __slots__ = ("caller", "run")
-
-    def __init__(self, run: RunState | None, caller: str | None) -> None:
-        self.run = run
-        self.caller = caller
 
 
 class Processor(SpanProcessor):
@@ -81,10 +67,9 @@ class Processor(SpanProcessor):
         self._inherited: frozenset[int] = frozenset()
         self._scopes: dict[str, int] = dict.fromkeys(DIALECTS, CALLISH)
         """Instrumentation scopes, and whether they make calls or agents: 0, GENAI or CALLISH."""
-        self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        self._lock = threading.RLock()
-        self._working: int | None = None
         self._warned: set[str] = set()
+        self._serial = Serial(self._failed)
+        self._do = self._serial.do
 
     @property
     def service(self) -> str | None:
@@ -270,9 +255,7 @@ class Processor(SpanProcessor):
 
     def after_fork(self) -> None:
         """In a forked child: a new source, no runs, no memory of the parent's spans but not to count them."""
-        self._lock = threading.RLock()
-        self._working = None
-        self._inbox.clear()
+        self._serial.after_fork()
         self._inherited = frozenset(self._spans)
         self.generation += 1
         self.fold.generation = self.generation
@@ -316,34 +299,6 @@ class Processor(SpanProcessor):
             marks[semconv.CALLER] = caller
         if marks:
             stamp(span, marks)
-
-    def _do(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Do it now, under the lock, one thing at a time.
-
-        Not just a lock: a span may end on this very thread while we hold it (a generator closed by the garbage
-        collector, a signal handler); it then waits in the inbox until the work above it is finished.
-        """
-        me = get_ident()
-        if self._working == me:
-            self._inbox.append((work, arguments))
-            return
-        with self._lock:
-            self._working = me
-            try:
-                work(*arguments)
-            except Exception:
-                self._failed(work.__name__)
-            finally:
-                while self._inbox:
-                    self._catch_up()
-                self._working = None
-
-    def _catch_up(self) -> None:
-        work, arguments = self._inbox.popleft()
-        try:
-            work(*arguments)
-        except Exception:
-            self._failed(work.__name__)
 
     def _evict(self) -> None:
         oldest = next(iter(self._spans), None)

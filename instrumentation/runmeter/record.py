@@ -11,8 +11,8 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.trace import SpanKind, StatusCode
 
 from runmeter import guard, semconv
-from runmeter.context import in_force, scope_of
 from runmeter.guard import harmless, once
+from runmeter.in_force import in_force, scope_of
 from runmeter.processor import PROCESSOR, Processor
 from runmeter.spans import EndedSpan
 

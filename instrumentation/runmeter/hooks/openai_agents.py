@@ -15,7 +15,7 @@ from opentelemetry.trace import get_current_span
 from runmeter.context import start_run
 from runmeter.guard import harmless
 from runmeter.hooks.report import Begun, Memory, Told, field, first, missing, now, number, report
-from runmeter.processor import SCOPE_KEY
+from runmeter.in_force import SCOPE_KEY
 
 PIP = "pip install openai-agents"
 _DEPTH = 64

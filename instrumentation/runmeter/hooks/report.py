@@ -11,7 +11,8 @@ from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import SpanKind, StatusCode
 
 from runmeter import guard, semconv
-from runmeter.processor import PROCESSOR, SCOPE_KEY, Scope
+from runmeter.in_force import SCOPE_KEY, Scope
+from runmeter.processor import PROCESSOR
 from runmeter.record import record_usage
 
 REMEMBERED = 16_384
