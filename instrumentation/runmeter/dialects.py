@@ -187,6 +187,12 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             "subagent": ("agent_id",),
         },
     ),
+    # OpenLLMetry 0.40.14 writes every message as attributes of its own: of a long history's span nothing but the name
+    # says that it is a call. 0.62.4 sets what says so on success only, where a response is concerned.
+    "opentelemetry.instrumentation.openai.v1": Dialect(
+        names=(("openai.chat", CALL),), failed_names=(("openai.response", CALL),)
+    ),
+    "opentelemetry.instrumentation.anthropic": Dialect(names=(("anthropic.chat", CALL),)),
     # OpenLIT 1.45.0 copies Anthropic's input_tokens, which leave the cache out; a failed call's span ends before any
     # attribute is set; its LangGraph spans repeat the usage (and the response id) of the last call below them.
     "openlit.instrumentation.anthropic": Dialect(input_excludes_cache=True, failed_names=(("chat ", CALL),)),
