@@ -208,7 +208,7 @@ def test_a_held_run_is_let_go(meter: Meter) -> None:
 
 def test_held_runs_are_bounded(meter: Meter) -> None:
     """No more than a few hundred runs wait; a flood of calls beside a span that never ends is counted all the same."""
-    framework_call(meter, "warm-up", (1, 1))
+    framework_call(meter, "warm-up", (30, 40))  # unlike those below, which follow within the slack of twins
     before = len(meter.sink.runs)
     never = oi_span(meter, "ChatOpenAI", "LLM")
     for _ in range(HELD_LIMIT + 10):
@@ -216,7 +216,7 @@ def test_held_runs_are_bounded(meter: Meter) -> None:
     assert len(meter.sink.runs) - before == 10
     PROCESSOR.stop()
     assert len(meter.sink.runs) - before == HELD_LIMIT + 10
-    assert sum(meter.sink.tokens().values()) == 2 + HELD_LIMIT + 10
+    assert sum(meter.sink.tokens().values()) == 70 + HELD_LIMIT + 10
     PROCESSOR.enabled = True
     never.end()
 
