@@ -508,3 +508,18 @@ def test_the_doctors_report() -> None:
     assert rows["python"].version == ".".join(map(str, sys.version_info[:3]))
     assert json.dumps([row.as_dict() for row in rows.values()])
     assert {row.client.name for row in coverage()} <= set(rows)
+
+
+def test_the_doctor_on_opentelemetrys_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its distro assumes an exporter that is not installed it starts nothing; the remedy names all three."""
+    names = ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER")
+    for name in (*names, "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        monkeypatch.delenv(name, raising=False)
+    row = next(row for row in environment_report() if row.subject == "zero-code")
+    assert row.state == "note"
+    assert all(f"{name}=none" in row.remedy for name in names)
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    assert next(row for row in environment_report() if row.subject == "zero-code").state == "note"
+    for name in names:
+        monkeypatch.setenv(name, "none")
+    assert next(row for row in environment_report() if row.subject == "zero-code").state == "ok"

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from runmeter.enable import coverage
 from runmeter.handle import PIP_STORE
 
+_EXPORTERS = ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER")
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -82,7 +84,11 @@ def _zero_code() -> Row:
     found = _version("opentelemetry-instrumentation")
     if found is None:
         return Row("zero-code", "note", None, "runmeter exec -- CMD works", "")
-    if _version("opentelemetry-distro") is not None and "OTEL_TRACES_EXPORTER" not in os.environ:
-        detail = "runmeter exec -- CMD works; opentelemetry-instrument exports over gRPC unless told otherwise"
-        return Row("zero-code", "note", found, detail, "OTEL_TRACES_EXPORTER=none opentelemetry-instrument CMD")
+    # The distro asks for the OTLP exporter over gRPC where the environment says nothing, and one exporter that is not
+    # installed keeps all of OpenTelemetry from starting, and us with it.
+    told = "OTEL_EXPORTER_OTLP_PROTOCOL" in os.environ or all(name in os.environ for name in _EXPORTERS)
+    if not told and _version("opentelemetry-distro") and not _version("opentelemetry-exporter-otlp-proto-grpc"):
+        detail = "runmeter exec -- CMD works; opentelemetry-instrument starts nothing without the gRPC exporter"
+        remedy = " ".join(f"{name}=none" for name in _EXPORTERS) + " opentelemetry-instrument CMD"
+        return Row("zero-code", "note", found, detail, remedy)
     return Row("zero-code", "ok", found, "runmeter exec -- CMD and opentelemetry-instrument CMD work")
