@@ -18,7 +18,9 @@ def test_a_thousand_live_runs() -> None:
     outcome = soak(0.5, live=1000, every=4.0, calls_per_run=4.0, lease="15s", say=lambda line: None)
     assert outcome.stored_calls == outcome.calls > 2000
     assert outcome.runs > 1500
-    assert (outcome.live >= 900, outcome.orphaned, outcome.differences) == (True, 0, [])
+    # A run at door 2 is seen when its first call is exported, up to five seconds later.
+    assert outcome.live >= 700
+    assert (outcome.orphaned, outcome.differences) == (0, [])
     for name, series in outcome.series.items():
         begin, middle, end = (series.part(*span) for span in ((0.0, 0.2), (0.4, 0.6), (0.8, 1.0)))
         # Caches still fill: what is kept of ended runs is bounded, and SQLite keeps 16 MB of pages a connection.
