@@ -479,6 +479,51 @@ def test_equal_calls_at_once_keep_one_twin_each() -> None:
     assert index.find("two", spans[3]) is None, "the call of run one has its twin of this instrumentation"
 
 
+def test_a_streams_log_is_the_call_that_the_sdk_saw_end_earlier() -> None:
+    """A stream's log is written when its reader is done: later than the SDK's own span of the call by more than clocks
+    differ, in one run and across runs."""
+    sdk = reading(1, scope="sdk", response_id="r", started_at=0, ended_at=100 * MS)
+    log = reading(2, trace_id=2, stream_log=True, started_at=90 * MS, ended_at=130 * MS)
+    assert settled([sdk, log]).totals.calls == 1
+    index = TwinIndex()
+    index.add("run", reading(3, usage=None, started_at=85 * MS, ended_at=88 * MS))
+    index.add("other run", sdk)
+    assert index.find("log", log) == ("other run", sdk), "equal usage says more than a call that has none"
+
+
+def test_handlers_called_one_after_the_other_tell_of_one_call() -> None:
+    """Two spans with equal usage that share most of their time are one call though neither lies inside the other; with
+    no usage, or a little time in common, they are two."""
+    one = reading(1, started_at=0, ended_at=30 * MS)
+    other = reading(2, trace_id=2, scope="b", started_at=10 * MS, ended_at=40 * MS)
+    assert settled([one, other]).totals.calls == 1
+    assert settled([one._replace(usage=None), other._replace(usage=None)]).totals.calls == 2
+    assert settled([one, other._replace(started_at=20 * MS, ended_at=50 * MS)]).totals.calls == 2
+
+
+def test_a_stream_that_broke_off_is_one_call() -> None:
+    """Where a stream stopped after its beginning, one instrumentation has a token of output and the other has none."""
+    one = reading(1, usage=Usage(10, 0), started_at=0, ended_at=50 * MS)
+    other = reading(2, trace_id=2, scope="b", usage=Usage(10, 1), started_at=10 * MS, ended_at=40 * MS)
+    assert settled([one, other]).totals == Usage(10, 1, calls=1, messages=1)
+    assert settled([one._replace(usage=Usage(10, 4)), other._replace(usage=Usage(10, 3))]).totals.calls == 2
+
+
+def test_all_spans_of_a_call_move_together() -> None:
+    """A third span of a call finds both that the other run has; what has its twin at home looks for none elsewhere."""
+    outer = reading(1, scope="a", response_id="r", started_at=0, ended_at=50 * MS)
+    inner = reading(2, 1, scope="b", response_id="r", started_at=MS, ended_at=49 * MS)
+    third = reading(3, trace_id=2, scope="c", response_id="r", started_at=-MS, ended_at=51 * MS)
+    index = TwinIndex()
+    index.add("one", outer)
+    index.add("one", inner)
+    assert {of for of, _ in index.find_all("two", third)} == {"one"}
+    assert {known.key for _, known in index.find_all("two", third)} == {outer.key, inner.key}
+    mute = reading(4, trace_id=3, scope="c", started_at=2 * MS, ended_at=48 * MS)
+    index.add("three", reading(5, 4, scope="b", trace_id=3, started_at=3 * MS, ended_at=47 * MS))
+    assert index.find_all("three", mute) == []
+
+
 def test_callers_are_read_from_the_agents_around() -> None:
     """The outermost agent leads; one inside is a subagent; the same agent seen twice is one; what is explicit wins."""
     lead = reading(1, None, Role.AGENT, agent="lead")

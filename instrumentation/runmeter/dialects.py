@@ -314,3 +314,4 @@ FRAMEWORKS: Final = frozenset(
 
 AFTER_THE_FACT: Final = frozenset(scope for scope, dialect in DIALECTS.items() if dialect.after_the_fact)
 OWN_IDS: Final = frozenset(scope for scope, dialect in DIALECTS.items() if dialect.own_ids)
+STREAM_LOGS: Final = frozenset(scope for scope, dialect in DIALECTS.items() if dialect.stream_log)

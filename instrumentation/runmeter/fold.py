@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 from runmeter.call import Reading
-from runmeter.dialects import AGENT, AGGREGATE, PLAIN, TOOL
+from runmeter.dialects import AGENT, AGGREGATE, PLAIN, STREAM_LOGS, TOOL
 from runmeter.open_spans import OpenSpan, Trace
 from runmeter.runs import Runs, RunState
 from runmeter.scopes import is_genai
@@ -18,6 +18,8 @@ from runmeter.twins import RunFacts, TwinIndex, keeper
 
 HELD_LIMIT = 256
 """Runs that wait for a twin at once; beyond, the oldest waits no longer."""
+STREAM_WAIT = 60 * 10**9
+"""Nanoseconds after which a stream's call is taken to have no usage, when the next call comes."""
 RECENT = 256
 """Calls remembered for the day that a second instrumentation shows up."""
 _FOREVER = 2**63
@@ -156,6 +158,8 @@ class Fold:
                 home = self._home(run, reading)
                 if home is not run:
                     self._add(home, reading)
+                    if reading.stream_log and home in self._held:
+                        self._announce(home)
                     return
         self._add(run, reading)
         if not run.announced and run not in self._held and (role == AGENT or any(run.settler.totals)):
@@ -214,6 +218,15 @@ class Fold:
     def _hold_or_announce(self, run: RunState, reading: Reading) -> None:
         """A trace that is a lone call may be a twin of one in a trace that is still open: sinks hear of it when that is
         decided, since a run they have heard of cannot be taken back."""
+        for other, waiting in list(self._held.items()):
+            if not waiting and other.ending is not None and reading.ended_at - other.ending[2] > STREAM_WAIT:
+                self._announce(other)
+        if reading.usage is None and not reading.failed and reading.scope in STREAM_LOGS and reading.parent_id is None:
+            # The call of a stream that is still to be read, and its usage comes in a trace of its own.
+            self._held[run] = set()
+            if len(self._held) > HELD_LIMIT:
+                self._announce(next(iter(self._held)))
+            return
         waits = {
             other
             for other in self.callish.values()
