@@ -203,6 +203,8 @@ def test_mutated_requests_are_read_or_refused(seed: int, data: st.DataObject) ->
     body = recording.path.read_bytes()
     broken = bytearray(as_json(body) if encoding == JSON else body)
     for _ in range(data.draw(st.integers(1, 8))):
+        if not broken:  # one recording holds no span, so its request no byte
+            break
         at = choice.randrange(len(broken))
         if choice.random() < 0.5:
             broken[at] = choice.randrange(256)
