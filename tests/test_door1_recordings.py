@@ -100,3 +100,32 @@ def test_totals_and_threads(recording: Recording) -> None:
             threads[run.thread_id] = threads.get(run.thread_id, 0) + sink.usage(run.run_id).total_tokens
         told = sorted(one["input_tokens"] + one["output_tokens"] for one in truth["per_thread"].values())
         assert sorted(threads.values()) == told
+
+
+def test_a_streams_call_waits_for_its_log_and_not_for_ever() -> None:
+    """Logfire's call of a stream is told with the usage that its log brings; one whose stream nobody read is told, as a
+    call without usage, when another call comes a minute later."""
+    second = 10**9
+    chat = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"}
+    used = {"gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 2}
+
+    def span(number: int, began: int, ended: int, **attributes: Any) -> EndedSpan:
+        said = {**chat, **attributes}
+        return EndedSpan(number, number, None, False, "chat", 3, "logfire.openai", {}, said, began, ended, False)
+
+    call = span(1, second, 2 * second)
+    log = span(2, 3 * second, 3 * second, **used, **{"logfire.span_type": "log", "duration": 1.0})
+    unread = span(3, 10 * second, 11 * second)
+    later = span(4, 80 * second, 81 * second, **used)
+    sink = FakeSink()
+    processor = Processor()
+    processor.start((sink,))
+    resource = Resource({})
+    told = []
+    for one in (call, log, unread, later):
+        processor.on_start(Replayed(one, resource, began=True), Context())  # type: ignore[arg-type]
+        processor.on_end(Replayed(one, resource, began=False))
+        usages = [sink.usage(run.run_id) for run in sink.runs]
+        told.append(tuple((usage.calls, usage.calls_without_usage, usage.input_tokens) for usage in usages))
+    processor.stop()
+    assert told == [(), ((1, 0, 5),), ((1, 0, 5),), ((1, 0, 5), (1, 1, 0), (1, 0, 5))]

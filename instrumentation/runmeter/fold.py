@@ -218,9 +218,9 @@ class Fold:
     def _hold_or_announce(self, run: RunState, reading: Reading) -> None:
         """A trace that is a lone call may be a twin of one in a trace that is still open: sinks hear of it when that is
         decided, since a run they have heard of cannot be taken back."""
-        for other, waiting in list(self._held.items()):
-            if not waiting and other.ending is not None and reading.ended_at - other.ending[2] > STREAM_WAIT:
-                self._announce(other)
+        for held, waiting in list(self._held.items()):
+            if not waiting and held.ending is not None and reading.ended_at - held.ending[2] > STREAM_WAIT:
+                self._announce(held)
         if reading.usage is None and not reading.failed and reading.scope in STREAM_LOGS and reading.parent_id is None:
             # The call of a stream that is still to be read, and its usage comes in a trace of its own.
             self._held[run] = set()
