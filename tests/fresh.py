@@ -19,9 +19,9 @@ from pathlib import Path
 
 IMPORTS = (
     "runmeter", "runmeter.counters", "runmeter.doctor", "runmeter.exec", "runmeter.providers", "runmeter.record",
-    "runmeter_exporter.known_prices", "runmeter_exporter.recorder", "runmeter_exporter.sql", "genai_prices.data",
-    "opentelemetry.sdk.metrics.export", "opentelemetry.sdk.trace.export.in_memory_span_exporter",
-    "sqlalchemy.dialects.sqlite",
+    "runmeter_exporter.prices.known_prices", "runmeter_exporter.recorder", "runmeter_exporter.store.sql",
+    "genai_prices.data", "opentelemetry.sdk.metrics.export",
+    "opentelemetry.sdk.trace.export.in_memory_span_exporter", "sqlalchemy.dialects.sqlite",
 )  # fmt: skip
 
 _parent: subprocess.Popen[str] | None = None

@@ -18,7 +18,7 @@ import runmeter
 
 for module in ("genai_prices.data", "psycopg", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite",
                "runmeter.counters", "runmeter.enable", "runmeter.providers", "runmeter.record", "runmeter.sampling",
-               "runmeter_exporter.known_prices", "runmeter_exporter.recorder", "runmeter_exporter.sql"):
+               "runmeter_exporter.prices.known_prices", "runmeter_exporter.recorder", "runmeter_exporter.store.sql"):
     importlib.import_module(module)  # once here, rather than for seconds in every child
 
 

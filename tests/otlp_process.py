@@ -48,10 +48,10 @@ class OtlpProcess:
 
 
 def _serve(database_url: str, port: int, ready: int) -> None:
-    from runmeter_exporter.app import create_otlp_app
-    from runmeter_exporter.ingest import Ingest
-    from runmeter_exporter.server import Server
+    from runmeter_exporter.ingest.ingest import Ingest
     from runmeter_exporter.store import StoreError, open_store
+    from runmeter_exporter.web.app import create_otlp_app
+    from runmeter_exporter.web.server import Server
 
     store = open_store(database_url)
     ingest = Ingest(store, price=lambda call: call.usage)
@@ -68,10 +68,6 @@ def _serve(database_url: str, port: int, ready: int) -> None:
 
 def _obey(database_url: str, port: int) -> None:
     sys.path.insert(0, str(Path(__file__).parent))
-    import runmeter_exporter.app
-    import runmeter_exporter.ingest
-    import runmeter_exporter.server
-    import runmeter_exporter.sql  # noqa: F401
 
     child = 0
     for line in sys.stdin:

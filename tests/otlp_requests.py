@@ -8,8 +8,8 @@ from typing import Any
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from runmeter.usage import ZERO, Usage
-from runmeter_exporter.ingest import Ingest
-from runmeter_exporter.otlp import PROTOBUF
+from runmeter_exporter.ingest.ingest import Ingest
+from runmeter_exporter.ingest.otlp import PROTOBUF
 from runmeter_exporter.store import RunStore
 
 GRAND = {

@@ -16,12 +16,12 @@ from recording import NOON
 from runmeter.sink import RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
-from runmeter_exporter.core import RecorderCore
-from runmeter_exporter.memory import MemoryRunStore
 from runmeter_exporter.reaper import Reaper
+from runmeter_exporter.recorder.core import RecorderCore
+from runmeter_exporter.recorder.totals import End
 from runmeter_exporter.run import RunSnapshot, StoredRun
 from runmeter_exporter.store import StoreUnavailable
-from runmeter_exporter.totals import End
+from runmeter_exporter.store.memory import MemoryRunStore
 
 SECOND = 10**9
 DAY = 86_400 * SECOND

@@ -15,9 +15,9 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from runmeter_exporter.access import Access, AccessError, Token, hostname, is_loopback, require_token
-from runmeter_exporter.app import create_otlp_app
-from runmeter_exporter.problems import Problem
+from runmeter_exporter.web.access import Access, AccessError, Token, hostname, is_loopback, require_token
+from runmeter_exporter.web.app import create_otlp_app
+from runmeter_exporter.web.problems import Problem
 
 
 class Accepting:

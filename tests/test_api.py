@@ -18,10 +18,10 @@ from runs_kit import snapshot, usage
 from werkzeug.test import TestResponse
 
 from runmeter.usage import Usage
-from runmeter_exporter.app import create_app
-from runmeter_exporter.memory import MemoryRunStore
 from runmeter_exporter.run import CellKey
 from runmeter_exporter.store import RunStore, open_store
+from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.web.app import create_app
 
 THREAD_FIELDS = [
     "thread_id", "total_tokens", "total_input_tokens", "total_output_tokens", "total_runs", "by_model", "by_caller",
@@ -399,7 +399,7 @@ def test_an_answer_without_a_bound_is_refused(
     client: FlaskClient, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More rows of daily usage than one answer holds are a 400 that says how to ask for less, never a cut answer."""
-    monkeypatch.setattr("runmeter_exporter.api.ROWS_LIMIT", 2)
+    monkeypatch.setattr("runmeter_exporter.web.api.ROWS_LIMIT", 2)
     cells = {CellKey(f"2023-11-1{day}", "openai", "gpt-5", "lead_agent"): usage() for day in range(3)}
     store.write([snapshot("r", usage_by=cells)])
     assert "3 rows" in problem(client.get("/api/usage/daily"))["detail"]

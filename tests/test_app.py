@@ -12,10 +12,10 @@ import pytest
 from http_kit import ask, send, serving
 from runs_kit import snapshot
 
-from runmeter_exporter.app import create_app, create_metrics_app, create_otlp_app
-from runmeter_exporter.memory import MemoryRunStore
 from runmeter_exporter.scrape import Scraper
 from runmeter_exporter.store import SchemaMismatch, StoreUnavailable
+from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.web.app import create_app, create_metrics_app, create_otlp_app
 
 PROBLEM = "application/problem+json"
 

@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from runmeter_exporter import open_store
+from runmeter_exporter.console.options import Address
 from runmeter_exporter.demo.asked import Asked
 from runmeter_exporter.demo.fleet import Fleet, _free, realistic
-from runmeter_exporter.options import Address
 
 LOOPBACK = Address("127.0.0.1", 0)
 PATIENCE = 60

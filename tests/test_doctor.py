@@ -22,11 +22,11 @@ from runmeter.call import Reading
 from runmeter.scopes import COUNTED, SEEN, WITHOUT_USAGE, is_genai
 from runmeter.settle import Settler
 from runmeter_exporter import open_store, scopes
-from runmeter_exporter.advice import advice
 from runmeter_exporter.answers import Scrape
-from runmeter_exporter.doctor import doctor, store_report
+from runmeter_exporter.console.advice import advice
+from runmeter_exporter.console.doctor import doctor, store_report
 from runmeter_exporter.families import families
-from runmeter_exporter.ingest import Ingest
+from runmeter_exporter.ingest.ingest import Ingest
 from runmeter_exporter.run import Heartbeat, RunSnapshot
 from runmeter_exporter.store import RunStore
 

@@ -82,5 +82,5 @@ def test_instrumentation_imports_only_opentelemetry(path: Path) -> None:
 def test_the_exporter_imports_the_instrumentation_and_not_the_reverse() -> None:
     """The check above is not empty: the exporter does import runmeter."""
     exporter = ROOT / "exporter" / "runmeter_exporter"
-    assert any("runmeter.spans" in imports(path) for path in exporter.glob("*.py"))
+    assert any("runmeter.spans" in imports(path) for path in exporter.rglob("*.py"))
     assert len(CORE) > 15

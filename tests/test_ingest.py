@@ -22,9 +22,9 @@ from runmeter.call import Reading
 from runmeter.spans import Call
 from runmeter.twins import same_call
 from runmeter.usage import Usage
-from runmeter_exporter import closing
-from runmeter_exporter.ingest import Ingest
-from runmeter_exporter.otlp import JSON, PROTOBUF
+from runmeter_exporter.ingest import closing
+from runmeter_exporter.ingest.ingest import Ingest
+from runmeter_exporter.ingest.otlp import JSON, PROTOBUF
 from runmeter_exporter.run import CellKey, RunSnapshot
 from runmeter_exporter.store import RunStore, StoreUnavailable
 
@@ -287,7 +287,7 @@ def test_a_trace_without_end_keeps_its_calls(
     open_stores: Callable[..., RunStore], ingest_of: Callable[..., Ingest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the limit of a trace spans that only link others are let go and counted; calls still count, once."""
-    monkeypatch.setattr("runmeter_exporter.intake.TRACE_LIMIT", 3)
+    monkeypatch.setattr("runmeter_exporter.ingest.intake.TRACE_LIMIT", 3)
     store = open_stores("memory://")
     ingest = ingest_of(store)
     for number in range(2, 8):

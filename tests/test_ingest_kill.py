@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from otlp_process import OtlpProcess
 
-from runmeter_exporter.otlp import PROTOBUF
+from runmeter_exporter.ingest.otlp import PROTOBUF
 from runmeter_exporter.store import RunStore
 
 SECOND = 10**9

@@ -18,11 +18,11 @@ from test_otlp import as_json
 from test_recordings import CANNOT, wrong
 
 from runmeter.usage import Usage
-from runmeter_exporter.app import create_otlp_app
-from runmeter_exporter.ingest import Ingest
-from runmeter_exporter.otlp import JSON, PROTOBUF
-from runmeter_exporter.server import Server
+from runmeter_exporter.ingest.ingest import Ingest
+from runmeter_exporter.ingest.otlp import JSON, PROTOBUF
 from runmeter_exporter.store import RunStore
+from runmeter_exporter.web.app import create_otlp_app
+from runmeter_exporter.web.server import Server
 
 CASES = {recording.name: recording for recording in recordings()}
 Open = Callable[..., RunStore]

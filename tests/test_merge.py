@@ -19,9 +19,9 @@ from runmeter_exporter.bounds import CELL_LIMIT, ID_LIMIT, LABEL_LIMIT, bound, c
 from runmeter_exporter.merge import close, end, merge, orphan
 from runmeter_exporter.rollup import contribution
 from runmeter_exporter.run import CellKey, RunSnapshot, StoredRun
-from runmeter_exporter.schema import meta, metadata
-from runmeter_exporter.sql import SqlRunStore
 from runmeter_exporter.store import RunStore
+from runmeter_exporter.store.schema import meta, metadata
+from runmeter_exporter.store.sql import SqlRunStore
 
 KEY = CellKey("2026-05-28", "openai", "small", "lead_agent")
 

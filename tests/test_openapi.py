@@ -14,12 +14,12 @@ from runs_kit import snapshot, usage
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from runmeter.usage import Usage
-from runmeter_exporter import openapi
-from runmeter_exporter.app import create_app
-from runmeter_exporter.memory import MemoryRunStore
 from runmeter_exporter.run import CellKey
 from runmeter_exporter.scrape import Scraper
-from runmeter_exporter.server import Server
+from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.web import openapi
+from runmeter_exporter.web.app import create_app
+from runmeter_exporter.web.server import Server
 
 contract = schemathesis.openapi.from_dict(openapi.document())
 

@@ -22,8 +22,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from otlp_files import recordings, spans_of
 
 from runmeter.spans import EndedSpan
-from runmeter_exporter import otlp
-from runmeter_exporter.otlp import JSON, PROTOBUF, OtlpError, decode
+from runmeter_exporter.ingest import otlp
+from runmeter_exporter.ingest.otlp import JSON, PROTOBUF, OtlpError, decode
 
 RECORDINGS = list(recordings())
 SECOND = 10**9

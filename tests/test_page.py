@@ -11,12 +11,12 @@ from browser import CHROMIUM, DRIVER, Browser, chromium
 from http_kit import ask, serving
 from runs_kit import snapshot, usage
 
-from runmeter_exporter.app import create_app
-from runmeter_exporter.memory import MemoryRunStore
 from runmeter_exporter.run import CellKey
 from runmeter_exporter.scrape import Scraper
+from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.web.app import create_app
 
-STATIC = files("runmeter_exporter") / "static"
+STATIC = files("runmeter_exporter.web") / "static"
 
 in_a_browser = [
     pytest.mark.browser,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from runmeter.spans import Call
 from runmeter.usage import Usage
-from runmeter_exporter.price_file import PriceFile
 from runmeter_exporter.prices import PriceBook, PriceFileError
-from runmeter_exporter.rates import Rates, Tier
+from runmeter_exporter.prices.price_file import PriceFile
+from runmeter_exporter.prices.rates import Rates, Tier
 
 OWN = """
 [openai."gpt-5-mini"]
@@ -207,7 +207,7 @@ def test_a_server_refuses_a_broken_file_and_an_agent_goes_on(tmp_path, caplog):
 
 def test_the_example_in_the_documentation_is_a_price_file(tmp_path):
     """What the module's text shows can be used as it stands."""
-    from runmeter_exporter import price_file
+    from runmeter_exporter.prices import price_file
 
     text = price_file.__doc__ or ""
     example = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
@@ -228,7 +228,7 @@ genai_prices = pytest.importorskip("genai_prices")
 from genai_prices import Usage as TheirUsage  # noqa: E402
 from genai_prices.data_snapshot import get_snapshot  # noqa: E402
 
-from runmeter_exporter.known_prices import KnownPrices  # noqa: E402
+from runmeter_exporter.prices.known_prices import KnownPrices  # noqa: E402
 
 SOLD_BY_TOKENS = [
     (provider, info)

@@ -16,7 +16,7 @@ from provider import Provider
 from sidecar_process import Sidecar
 
 from runmeter_exporter.cli import cli
-from runmeter_exporter.price_file import PriceFile
+from runmeter_exporter.prices.price_file import PriceFile
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -9,12 +9,12 @@ import pytest
 from recording import NOON, call, new, run_info, unpriced
 
 from runmeter.usage import Usage
-from runmeter_exporter.core import RecorderCore
-from runmeter_exporter.memory import MemoryRunStore
 from runmeter_exporter.reaper import HOUSEKEEPING, Reaper
+from runmeter_exporter.recorder.core import RecorderCore
+from runmeter_exporter.recorder.totals import End
 from runmeter_exporter.run import CellKey, Heartbeat, RunSnapshot
 from runmeter_exporter.store import StoreUnavailable
-from runmeter_exporter.totals import End
+from runmeter_exporter.store.memory import MemoryRunStore
 
 CELL = CellKey("2025-11-22", "p", "m", "lead_agent")
 

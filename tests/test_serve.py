@@ -261,7 +261,7 @@ def test_the_access_log_is_off_until_asked_for_and_names_no_secret(url: str) -> 
 def test_run_ends_when_its_stop_is_set(url: str) -> None:
     """Embedded in a process of somebody's, without signals."""
     from runmeter_exporter import serve
-    from runmeter_exporter.options import Address
+    from runmeter_exporter.console.options import Address
 
     stop, said = threading.Event(), []
 

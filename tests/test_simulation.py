@@ -11,9 +11,9 @@ from recording import NOON
 from simulation import World
 
 from runmeter.usage import Usage
-from runmeter_exporter.memory import MemoryRunStore
 from runmeter_exporter.reaper import Reaper
 from runmeter_exporter.run import CellKey, Heartbeat, RunSnapshot
+from runmeter_exporter.store.memory import MemoryRunStore
 
 SCHEDULES = int(os.environ.get("RUNMETER_SIMULATION_SCHEDULES", "3000"))
 """More for a night; a failure prints its seed, which `RUNMETER_SIMULATION_SEED` plays alone."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runmeter_exporter.throttle import Throttle
+from runmeter_exporter.recorder.throttle import Throttle
 
 EPSILON = 1e-6
 KEYS = st.sampled_from("abcde")

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from runmeter_exporter import top
+from runmeter_exporter.console import top
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runmeter.call import Reading
-from runmeter_exporter.ledger_row import INHERITED, PINNED, STAMPED, Row, default_run
-from runmeter_exporter.traces import Trace, TraceCache
+from runmeter_exporter.ingest.traces import Trace, TraceCache
+from runmeter_exporter.store.ledger_row import INHERITED, PINNED, STAMPED, Row, default_run
 
 TRACE = 7
 DEFAULT = default_run(TRACE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runmeter_exporter.aio import AsyncRunStore, open_async_store
     from runmeter_exporter.store import RunStore, SchemaMismatch, StoreError, StoreUnavailable, open_store
+    from runmeter_exporter.store.aio import AsyncRunStore, open_async_store
 
 __all__ = [
     "AsyncRunStore",
@@ -22,7 +22,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Lazily: whoever needs only one module of this package does not pay for the others.
     if name in ("AsyncRunStore", "open_async_store"):
-        from runmeter_exporter import aio
+        from runmeter_exporter.store import aio
 
         return getattr(aio, name)
     if name in __all__:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from runmeter_exporter.options import (
+from runmeter_exporter.console.options import (
     DURATION,
     TAG,
     Address,
@@ -83,7 +83,7 @@ def show(answer: Any, parts: Sequence[Any] | None) -> None:
     if parts is None:
         click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
         return
-    from runmeter_exporter import tables
+    from runmeter_exporter.console import tables
 
     out = tables.console()
     for part in parts:
@@ -107,7 +107,7 @@ cursor = option("--cursor", help="Where the page before this one ended.")
 @as_json
 def runs(database_url: str | None, as_json: bool, **wanted: Any) -> None:
     """Runs, newest first."""
-    from runmeter_exporter import tables
+    from runmeter_exporter.console import tables
 
     with opened(database_url) as store:
         answer = store.runs(**wanted)
@@ -120,7 +120,7 @@ def runs(database_url: str | None, as_json: bool, **wanted: Any) -> None:
 @as_json
 def run(run_id: str, database_url: str | None, as_json: bool) -> None:
     """One run and where its usage went."""
-    from runmeter_exporter import tables
+    from runmeter_exporter.console import tables
 
     with opened(database_url) as store:
         answer = store.run(run_id)
@@ -136,7 +136,7 @@ def run(run_id: str, database_url: str | None, as_json: bool) -> None:
 @as_json
 def threads(database_url: str | None, as_json: bool, **wanted: Any) -> None:
     """Threads by latest activity, with their settled totals."""
-    from runmeter_exporter import tables
+    from runmeter_exporter.console import tables
 
     with opened(database_url) as store:
         answer = store.threads(**wanted)
@@ -150,7 +150,7 @@ def threads(database_url: str | None, as_json: bool, **wanted: Any) -> None:
 @as_json
 def thread(thread_id: str, database_url: str | None, include_active: bool, as_json: bool) -> None:
     """The totals of one thread; a thread never seen has zeros."""
-    from runmeter_exporter import tables
+    from runmeter_exporter.console import tables
 
     with opened(database_url) as store:
         answer = store.thread_usage(thread_id, include_active=include_active)
@@ -172,7 +172,7 @@ def usage(
     include_active: bool, as_csv: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Everything ever counted, or who spent what by day."""
-    from runmeter_exporter import tables
+    from runmeter_exporter.console import tables
 
     if by is None and not (start or end or as_csv):
         with opened(database_url) as store:
@@ -254,7 +254,7 @@ def serve(**options: Any) -> int:
 @as_json
 def top(url: str, read_token: str | None, interval: float, once: bool, as_json: bool) -> int:
     """Runs that work right now, what burns most first."""
-    from runmeter_exporter.top import top
+    from runmeter_exporter.console.top import top
 
     return top(url, token=read_token, interval=interval, once=once or as_json, as_json=as_json)
 
@@ -293,6 +293,6 @@ def exec_(command: tuple[str, ...], database_url: str | None, tags: tuple[tuple[
 @as_json
 def doctor(database_url: str | None, as_json: bool) -> int:
     """What is installed here and whether it is metered; what the store has seen, counted and set aside."""
-    from runmeter_exporter.doctor import doctor
+    from runmeter_exporter.console.doctor import doctor
 
     return doctor(database_url, as_json=as_json)

@@ -26,8 +26,8 @@ import psutil
 from harness import Options, Row, cpu, interleaved, main, note
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from runmeter_exporter.ingest import Ingest
-from runmeter_exporter.otlp import PROTOBUF
+from runmeter_exporter.ingest.ingest import Ingest
+from runmeter_exporter.ingest.otlp import PROTOBUF
 from runmeter_exporter.store import open_store
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

@@ -26,8 +26,8 @@ from runmeter.runs import ENDED_LIMIT
 from runmeter.sink import RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
-from runmeter_exporter.core import RecorderCore
 from runmeter_exporter.recorder import Recorder
+from runmeter_exporter.recorder.core import RecorderCore
 
 FEW, MANY, MORE = 10, 100, 300
 

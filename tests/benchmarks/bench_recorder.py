@@ -21,12 +21,12 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from runmeter.sink import RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
-from runmeter_exporter.core import HEARTBEAT, RecorderCore
 from runmeter_exporter.prices import PriceBook
 from runmeter_exporter.recorder import Recorder
+from runmeter_exporter.recorder.core import HEARTBEAT, RecorderCore
+from runmeter_exporter.recorder.throttle import GRID_PER_INTERVAL
 from runmeter_exporter.run import RunSnapshot
 from runmeter_exporter.store import RunStore, WriteResult, open_store
-from runmeter_exporter.throttle import GRID_PER_INTERVAL
 
 CALLS = 2000
 USAGE = Usage(1200, 310, 1024, 0, 128, 1, messages=1)

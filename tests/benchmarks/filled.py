@@ -21,8 +21,8 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from runmeter.usage import Usage
 from runmeter_exporter.run import CellKey, RunSnapshot
-from runmeter_exporter.setup import metadata
 from runmeter_exporter.store import RunStore, open_store
+from runmeter_exporter.store.setup import metadata
 
 FEW = 1_000
 ACTIVE = 200

@@ -21,11 +21,11 @@ from typing import Any
 
 import click
 
+from runmeter_exporter.console.options import Address
+from runmeter_exporter.console.top import top
 from runmeter_exporter.demo.asked import Asked
 from runmeter_exporter.demo.provider import Provider
 from runmeter_exporter.demo.wire import Numbers
-from runmeter_exporter.options import Address
-from runmeter_exporter.top import top
 
 READY_SECONDS = 30.0
 _ADDRESS = re.compile(r"(REST|OTLP)\b.*?(http://\S+?:\d+)")

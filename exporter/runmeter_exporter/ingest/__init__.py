@@ -1,0 +1,1 @@
+"""Door 2: OTLP in, readings folded into runs, exactly once."""

@@ -1,0 +1,249 @@
+"""One run as door 2 folds it: readings in, priced cells and snapshots out. Pure but for the prices it asks for."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from runmeter.call import Reading
+from runmeter.scopes import Fates, tally
+from runmeter.settle import Settler
+from runmeter.sink import TERMINAL
+from runmeter.spans import Call, Change
+from runmeter.usage import Usage
+from runmeter_exporter.recorder.totals import day_of
+from runmeter_exporter.run import CellKey, RunSnapshot, StoredRun, is_otlp
+from runmeter_exporter.scopes import RECORDED
+from runmeter_exporter.store.ledger_row import Row, begins, default_run, reading_of
+
+SPAN_LIMIT = 32_768
+"""Spans of a run that its fold remembers one by one; see `Settler`."""
+DOOR = "otlp"
+"""The source of what came through door 2; what a door 1 source X counts itself is `otlp:X`."""
+
+_PRICE = struct.Struct(">8sqq")
+_RUN_ROOT, _ROOT, _REMOTE_ROOT = 2, 1, 0
+
+
+class End(NamedTuple):
+    """The span that ended the run; the largest wins: the run's own, one without a parent, one with a remote parent."""
+
+    rank: int
+    at: int
+    trace_id: int
+    span_id: int
+    status: str
+    stop_reason: str | None
+
+
+class RunFold:
+    """The run's ledger rows, folded. Incremental, and whatever the order of what came before the run closed."""
+
+    def __init__(self, run_id: str, price: Callable[[Call], Usage]) -> None:
+        self.run_id = run_id
+        self.settler = Settler(limit=SPAN_LIMIT)
+        self.revisions: dict[str, int] = {}
+        """What the store knew of door 2's sources when this was the fold: somebody else's spans raise them."""
+        self.order = 0
+        """The place of the last reading that came after closing."""
+        self.begun = False
+        """There is something to show: a call, an agent, or a span that names the run."""
+        self.explicit = False
+        """Spans name the run by its id."""
+        self.started_at = self.updated_at = 0
+        self.end: End | None = None
+        self._price = price
+        self._fixed: dict[bytes, tuple[int, int]] = {}
+        self._priced: list[bytes] = []
+        self._cells: dict[str, dict[CellKey, list[int]]] = {}
+        self._stamped: dict[Call, list[str]] = {}
+        self._recorders: set[str] = set()
+
+    def fill(self, rows: Sequence[Row], *, closed: bool) -> None:
+        """Fold the run's ledger rows; `closed`: the settled totals hold its usage."""
+        for row in rows:
+            self.fix(row.priced)
+        for row in sorted(rows, key=lambda row: row.order):  # the set first, then the sequence
+            if row.order:
+                self.close()
+            self.order = max(self.order, row.order)
+            self._add(reading_of(row))
+        if closed:
+            self.close()
+        if self.closed:
+            self.settler.take_fates()  # whoever closed it has told them
+
+    @property
+    def closed(self) -> bool:
+        """Nothing counted is taken back any more."""
+        return self.settler.closed
+
+    def close(self) -> None:
+        """From now on what belongs to something counted is late."""
+        if not self.settler.closed:
+            self.settler.close()
+
+    def fix(self, priced: bytes | None) -> None:
+        """Take over what was priced before (`Row.priced`)."""
+        for digest, cost, unpriced in _PRICE.iter_unpack(priced or b""):
+            self._fixed[digest] = cost, unpriced
+
+    def add(self, reading: Reading, order: int = 0) -> bytes | None:
+        """A reading joins the run, at place `order` after its closing; what that priced, for `Row.priced`."""
+        self.order = max(self.order, order)
+        self._add(reading)
+        priced, self._priced = b"".join(self._priced), []
+        return priced or None
+
+    def _add(self, reading: Reading) -> None:
+        self._know(reading)
+        self._apply(self.settler.add(reading), source_of(reading))
+
+    def current(self, stored: StoredRun | None) -> bool:
+        """Nobody else has added spans to the run since this was its fold."""
+        return self.revisions == _revisions(stored)
+
+    def stored(self, stored: StoredRun | None) -> None:
+        """This is the fold of what is stored now."""
+        self.revisions = _revisions(stored)
+        self._recorders = {source for source in stored.sources if not is_otlp(source)} if stored is not None else set()
+
+    def take_fates(self) -> Fates:
+        """What became, for good, of spans since this was last asked. A process that recorded the run has counted its
+        own: here they are `recorded`, as the merge has it."""
+        fates: Fates = Counter()
+        for (fate, scope, source), spans in self.settler.take_fates().items():
+            tally(fates, RECORDED if source in self._recorders else fate, scope, spans)
+        return fates
+
+    @property
+    def counts(self) -> bool:
+        """Any call, answered or failed, is counted here."""
+        return any(usage[5] > 0 or usage[6] > 0 for cells in self._cells.values() for usage in cells.values())
+
+    def snapshots(self, stored: StoredRun | None) -> list[RunSnapshot]:
+        """What the store has to know now, one snapshot for each source; none before the run has begun."""
+        sources = stored.sources if stored is not None else {}
+        if not self.begun and not any(map(is_otlp, sources)):
+            return []
+        owner = stored.owner if stored is not None else None
+        if owner is None or not is_otlp(owner):
+            mine = next(iter(self._cells), DOOR)
+        else:
+            mine = owner
+        names = dict.fromkeys([mine, *self._cells, *filter(is_otlp, sources)])
+        settler, end = self.settler, self.end
+        # An implicit run is found by its id, which is its trace's.
+        root = end if end is not None and self.explicit and end.rank != _REMOTE_ROOT else None
+        return [
+            RunSnapshot(
+                run_id=self.run_id,
+                source=source,
+                revision=sources[source].revision + 1 if source in sources else 1,
+                owns=source == mine and (owner is None or is_otlp(owner)),
+                final=end is not None,
+                status="running" if end is None else end.status,
+                stop_reason=None if end is None else end.stop_reason,
+                thread_id=settler.thread_id,
+                service=settler.service,
+                agent=settler.agent,
+                user_id=settler.user_id,
+                tags=settler.tags,
+                trace_id=None if root is None else default_run(root.trace_id),
+                root_span_id=None if root is None else format(root.span_id, "016x"),
+                started_at=self.started_at or (stored.started_at if stored is not None else 0),
+                updated_at=self.updated_at,
+                ended_at=None if end is None else end.at,
+                usage_by={
+                    key: Usage(*[max(0, count) for count in counts])
+                    for key, counts in self._cells.get(source, {}).items()
+                },
+                set_aside=dict(settler.set_aside) if source == mine else None,
+            )
+            for source in names
+        ]
+
+    def _know(self, reading: Reading) -> None:
+        """What the reading says about the run itself."""
+        if reading.run_id is not None:
+            self.explicit = True
+        if begins(reading):
+            self.begun = True
+            if reading.ended_at and (reading.started_at < self.started_at or not self.started_at):
+                self.started_at = reading.started_at
+        if reading.ended_at > self.updated_at:
+            self.updated_at = reading.ended_at
+        if not self.started_at and reading.ended_at:
+            self.started_at = reading.started_at
+        end = self._end(reading)
+        if end is not None and (self.end is None or end > self.end):
+            self.end = end
+
+    def _end(self, reading: Reading) -> End | None:
+        if reading.is_run_root:
+            rank = _RUN_ROOT
+        elif reading.parent_id is None:
+            rank = _ROOT
+        elif reading.parent_is_remote and reading.run_id is None:
+            # An explicit run reaches into other processes: their local roots are not its end.
+            rank = _REMOTE_ROOT
+        else:
+            return None
+        status = reading.run_status if reading.run_status in TERMINAL else ("error" if reading.failed else "success")
+        at = reading.ended_at
+        return End(rank, at, reading.trace_id, reading.span_id, status or "success", reading.stop_reason)
+
+    def _apply(self, changes: Iterable[Change], source: str) -> None:
+        for was, now in changes:
+            of = source
+            if was is not None:
+                # A call keeps the source that it came with, whoever's span made it better known.
+                held = self._stamped.get(was)
+                of = held.pop() if held else DOOR
+                self._count(was, of, -1)
+            if now is not None:
+                if of != DOOR:
+                    self._stamped.setdefault(now, []).append(of)
+                self._count(now, of, 1)
+
+    def _count(self, call: Call, source: str, sign: int) -> None:
+        key = CellKey(day_of(call.ended_at), call.provider, call.model, call.caller)
+        cells = self._cells.setdefault(source, {})
+        counts = cells.get(key)
+        if counts is None:
+            counts = cells[key] = [0] * len(Usage._fields)
+        for position, count in enumerate(self._priced_usage(call)):
+            if count:
+                counts[position] += sign * count
+
+    def _priced_usage(self, call: Call) -> Usage:
+        """Rule 13: what a call was priced at first, here or in the ledger, it stays priced at."""
+        said = repr((call.provider, call.model, call.usage[:5], call.reported_cost_nanousd, call.ended_at))
+        digest = blake2b(said.encode("utf-8", "replace"), digest_size=8).digest()
+        fixed = self._fixed.get(digest)
+        if fixed is not None:
+            return call.usage._replace(cost_nanousd=fixed[0], unpriced_tokens=fixed[1])
+        usage = self._price(call)
+        self._fixed[digest] = usage.cost_nanousd, usage.unpriced_tokens
+        self._priced.append(_PRICE.pack(digest, usage.cost_nanousd, usage.unpriced_tokens))
+        return usage
+
+
+def source_of(reading: Reading) -> str:
+    """Under which source door 2 counts what this span says."""
+    return DOOR if reading.source_id is None else f"{DOOR}:{reading.source_id}"
+
+
+def holds(stored: StoredRun | None) -> bool:
+    """The settled totals hold usage that door 2 folded, or will hold it as soon as it is written."""
+    if stored is None:
+        return False
+    return stored.closed or any(any(cell.settled) for (source, _), cell in stored.cells.items() if is_otlp(source))
+
+
+def _revisions(stored: StoredRun | None) -> dict[str, int]:
+    sources = stored.sources if stored is not None else {}
+    return {source: state.revision for source, state in sources.items() if is_otlp(source)}

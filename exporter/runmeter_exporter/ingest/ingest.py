@@ -1,0 +1,296 @@
+"""Door 2: OTLP/HTTP requests in, answers out. An answer of 200 means that what was taken is durable.
+
+The threads of the HTTP server read requests into readings and wait; one writer thread makes what waits durable, all of
+it in one transaction (group commit). The queue between them is bounded: beyond it the answer is 429.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+from runmeter.call import Reading
+from runmeter.spans import Call
+from runmeter.usage import Usage
+from runmeter_exporter import scopes
+from runmeter_exporter.ingest import otlp
+from runmeter_exporter.ingest.closing import close_runs, expire
+from runmeter_exporter.ingest.intake import Intake
+from runmeter_exporter.ingest.otlp import OtlpError
+from runmeter_exporter.ingest.otlp.reading import reading_of
+from runmeter_exporter.prices import PriceBook
+from runmeter_exporter.store import Heartbeat, RunStore, SchemaMismatch, StoreError, StoreUnavailable
+
+QUEUE_SPANS = 200_000
+"""Spans that may wait for the writer."""
+BATCH_SPANS = 20_000
+"""Spans made durable in one transaction, unless a single request has more."""
+WAIT = 30.0
+"""Seconds a request waits to become durable before it is told to come again."""
+RETENTION = 24 * 3600.0
+"""Seconds for which the ledger remembers the spans of a closed run, and so recognises them."""
+HEARTBEAT = 10.0
+EXPIRE_EVERY = 600.0
+RETRY_AFTER = "2"
+"""Seconds until a request that was not taken may come again."""
+
+_ONLY_TRACES = (
+    "runmeter counts model calls from traces and ignored these {what}: send traces here "
+    "(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT), and set {variable}=none or point it to another receiver"
+)
+_IGNORED = {
+    "/v1/metrics": _ONLY_TRACES.format(what="metrics", variable="OTEL_METRICS_EXPORTER"),
+    "/v1/logs": _ONLY_TRACES.format(what="logs", variable="OTEL_LOGS_EXPORTER"),
+}
+
+logger = logging.getLogger("runmeter.ingest")
+
+
+class Busy(Exception):
+    """More waits to become durable than may; nothing of this request was taken. Try again in a moment."""
+
+
+class _Request:
+    __slots__ = ("done", "error", "readings", "refused")
+
+    def __init__(self, readings: Sequence[Reading]) -> None:
+        self.readings = readings
+        self.done = threading.Event()
+        self.error: Exception | None = None
+        self.refused = 0
+
+
+class Ingest:
+    """Door 2 over one store. Thread-safe; `stop` when the server no longer takes requests."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        *,
+        price: Callable[[Call], Usage] | None = None,
+        ledger_retention: float = RETENTION,
+        queue_spans: int = QUEUE_SPANS,
+        wait: float = WAIT,
+        now: Callable[[], int] = time.time_ns,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`price`: what a call costs (default: the operator's prices, then genai-prices). Durations are seconds.
+
+        `now` is wall time in nanoseconds, for expiry; `clock` seconds that never jump. PriceFileError where the
+        operator's prices cannot be read: a server that would bill wrongly should not start.
+        """
+        self.source = f"sidecar:{uuid.uuid4().hex}"
+        self._store = store
+        self._intake = Intake(store, price or PriceBook.from_environment(strict=True).price_call, now)
+        self._retention = ledger_retention
+        self._queue_spans = queue_spans
+        self._wait = wait
+        self._now = now
+        self._clock = clock
+        self._waiting: deque[_Request] = deque()
+        self._spans = 0
+        self._stopping = False
+        self._changed = threading.Condition()
+        self._writing = threading.Lock()
+        """Held by whoever uses the intake: the writer, or who closes and expires."""
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._told: Counter[tuple[str, str]] = Counter()
+        self._labels = scopes.Labels()
+        self._beat = 0
+        self._beaten = self._expired = clock()
+        self._thread = threading.Thread(target=self._write, name="runmeter-ingest", daemon=True)
+        self._thread.start()
+
+    # What HTTP asks.
+
+    def handle(
+        self, path: str, body: bytes, content_type: str | None, content_encoding: str | None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """(status, headers, body) of the answer to one POST, as the OTLP/HTTP specification has it."""
+        status, headers, answer = self._handle(path, body, content_type, content_encoding)
+        self._count("ingest_requests", str(status))
+        return status, headers, answer
+
+    def _handle(
+        self, path: str, body: bytes, content_type: str | None, content_encoding: str | None
+    ) -> tuple[int, dict[str, str], bytes]:
+        media_type = otlp.JSON
+        try:
+            media_type = otlp.answers_in(content_type)
+            headers = {"Content-Type": media_type}
+            if path in _IGNORED:
+                self._count("ingest_ignored", path.rpartition("/")[2])
+                return 200, headers, otlp.success(path, media_type, 0, _IGNORED[path])
+            decoded = otlp.decode(body, content_type, content_encoding)
+            rejected = Counter(decoded.rejected)
+            rejected["content"] = self.submit([reading_of(span) for span in decoded.spans])
+        except OtlpError as error:
+            return self._failure(error.status, media_type, str(error))
+        except Busy as error:
+            return self._failure(429, media_type, str(error))
+        except StoreError as error:
+            return self._failure(503, media_type, str(error))
+        rejected = +rejected
+        for reason, count in rejected.items():
+            self._count("spans_rejected", reason, count)
+        return 200, headers, otlp.success("/v1/traces", media_type, rejected.total(), _why(rejected))
+
+    def refused(self, status: int) -> None:
+        """Count a request that was answered before it came here: no token, too large, malformed, too slow."""
+        self._count("ingest_requests", str(status))
+
+    def _failure(self, status: int, media_type: str, message: str) -> tuple[int, dict[str, str], bytes]:
+        headers = {"Content-Type": media_type}
+        if status in (429, 503):
+            headers["Retry-After"] = RETRY_AFTER
+        return status, headers, otlp.failure(status, media_type, message)
+
+    def submit(self, readings: Sequence[Reading]) -> int:
+        """Returns when the readings are durable, and how many of them could not be.
+
+        Raises Busy where too much waits already, and StoreUnavailable where it is not known that they are: sent again,
+        they are not counted again.
+        """
+        if not readings:
+            return 0
+        request = _Request(readings)
+        with self._changed:
+            if self._stopping:
+                raise StoreUnavailable("this sidecar is stopping; try again in a moment")
+            if self._waiting and self._spans + len(readings) > self._queue_spans:
+                raise Busy(f"{self._spans} spans wait to be stored, the limit is {self._queue_spans}; try again")
+            self._waiting.append(request)
+            self._spans += len(readings)
+            self._changed.notify_all()
+        if not request.done.wait(self._wait):
+            raise StoreUnavailable(f"not stored within {self._wait:g} s; try again")
+        if request.error is not None:
+            raise request.error
+        return request.refused
+
+    # What the reaper asks.
+
+    def close_runs(self, run_ids: Sequence[str]) -> None:
+        """Close runs whose grace is over, after calls that two runs have went to one of them. Raises StoreError."""
+        with self._writing:
+            close_runs(self._intake, run_ids)
+            self._count_fates()
+
+    def expire(self, now: int) -> int:
+        """Forget the spans of runs that closed more than the retention before `now`; how many. Raises StoreError."""
+        with self._writing:
+            return expire(self._intake, now, self._retention)
+
+    def stop(self, timeout: float = 10.0) -> bool:
+        """Store and answer what was accepted, then stop; False if that took longer than `timeout` seconds."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # The writer.
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting and not self._stopping:
+                    self._changed.wait(HEARTBEAT / 4)
+                requests = self._next()
+                stopping = self._stopping and not requests
+            if requests:
+                self._store_all(requests)
+            if stopping or self._clock() - self._beaten >= HEARTBEAT:
+                self._tell()
+            if stopping:
+                return
+            if self._clock() - self._expired >= EXPIRE_EVERY:
+                self._expire()
+
+    def _next(self) -> list[_Request]:
+        requests: list[_Request] = []
+        spans = 0
+        while self._waiting and (not requests or spans + len(self._waiting[0].readings) <= BATCH_SPANS):
+            request = self._waiting.popleft()
+            spans += len(request.readings)
+            requests.append(request)
+        self._spans -= spans
+        return requests
+
+    def _store_all(self, requests: Sequence[_Request]) -> None:
+        error: StoreError | None = None
+        refused: list[Reading] = []
+        try:
+            with self._writing:
+                self._take([reading for request in requests for reading in request.readings], refused)
+        except StoreError as problem:
+            error = problem
+        dropped = set(map(id, refused))
+        for request in requests:
+            request.error = error
+            request.refused = sum(id(reading) in dropped for reading in request.readings) if dropped else 0
+            request.done.set()
+
+    def _take(self, readings: Sequence[Reading], refused: list[Reading]) -> None:
+        """Make them durable; what the database takes offence at is found by halving and goes to `refused`."""
+        try:
+            taken = self._intake.take(readings)
+        except (StoreUnavailable, SchemaMismatch):
+            raise
+        except Exception:
+            if len(readings) == 1:
+                logger.exception("a span cannot be stored and is rejected")
+                refused.append(readings[0])
+                return
+            half = len(readings) // 2
+            self._take(readings[:half], refused)
+            self._take(readings[half:], refused)
+            return
+        self._count("ingest_spans", "", taken)
+        self._count_fates()
+        for reading in readings:
+            for reason in reading.rejected:
+                self._count("spans_rejected", reason)
+
+    def _count_fates(self) -> None:
+        fates, self._intake.fates = self._intake.fates, Counter()
+        for (fate, scope), spans in fates.items():
+            self._count(scopes.FAMILY, self._labels.label(fate, scope), spans)
+
+    def _expire(self) -> None:
+        self._expired = self._clock()
+        try:
+            self.expire(self._now())
+        except Exception as error:  # the writer goes on whatever happens
+            logger.warning("the ledger of spans could not be cut: %s", error)
+
+    def _tell(self) -> None:
+        """Pass the counts on; they are absolute, so what does not arrive arrives with the next."""
+        self._beaten = self._clock()
+        with self._changed:
+            self._counts["spans_rejected", "trace_limit"] = self._intake.unlinked
+            counts = +self._counts
+        if counts == self._told:
+            return
+        self._beat += 1
+        try:
+            self._store.heartbeat([Heartbeat(self.source, self._beat, "runmeter", counts)])
+            self._told = counts
+        except Exception as error:  # the writer goes on whatever happens
+            logger.warning("counts of requests could not be stored: %s", error)
+
+    def _count(self, family: str, label: str, count: int = 1) -> None:
+        if count:
+            with self._changed:
+                self._counts[(family, label)] += count
+
+
+def _why(rejected: Counter[str]) -> str:
+    if not rejected:
+        return ""
+    reasons = ", ".join(f"{count} for their {reason}" for reason, count in sorted(rejected.items()))
+    return f"spans rejected: {reasons}; ids are 16 and 8 bytes and not zero, times from 2000 to 2199"

@@ -1,0 +1,301 @@
+"""Door 2's transactions: readings become ledger rows and snapshots together, or not at all. Single-threaded.
+
+What a run's fold and a trace's ancestry were is remembered between transactions and read again from the ledger only
+where somebody else wrote. `Ingest` gives it a thread and a queue, `closing.py` what happens when runs close.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from runmeter.call import Reading
+from runmeter.scopes import SEEN, Fates, is_genai, tally
+from runmeter.spans import Call
+from runmeter.usage import Usage
+from runmeter_exporter.ingest.fold import RunFold, holds
+from runmeter_exporter.ingest.traces import Move, Trace, TraceCache
+from runmeter_exporter.run import StoredRun, is_otlp
+from runmeter_exporter.store import RunStore, StoreUnavailable, Transaction
+from runmeter_exporter.store.ledger_row import INHERITED, Recorded, Row, begins, default_run, ends, reading_of, row_of
+
+CACHED_RUNS = 2_000
+"""Runs whose fold is remembered between requests …"""
+CACHED_READINGS = 100_000
+"""… and spans in them, a kilobyte each at most."""
+TRIM_EVERY = 10_000
+"""Spans taken between two looks at how much is remembered."""
+TRACE_LIMIT = 100_000
+"""Spans of one trace beyond which those that only link others are not remembered any more."""
+TRIES = 10
+"""How often a transaction begins anew because another sidecar wrote in between."""
+HOUR = 3_600 * 10**9
+
+T = TypeVar("T")
+Folds = dict[str, RunFold]
+Key = tuple[int, int]
+
+
+class Stale(Exception):
+    """Another sidecar took spans of these traces or runs since they were remembered: read them again."""
+
+
+class Intake:
+    """Takes readings into one store. Not thread-safe."""
+
+    def __init__(self, store: RunStore, price: Callable[[Call], Usage], now: Callable[[], int]) -> None:
+        """`now`: wall time in nanoseconds since the epoch; only expiry goes by it."""
+        self.store = store
+        self.now = now
+        self._price = price
+        self._traces = TraceCache()
+        self._folds: OrderedDict[str, RunFold] = OrderedDict()
+        self._grown = 0
+        self.fates: Fates = Counter()
+        """What became of spans since this was last emptied: seen, or decided when their run closed."""
+        self.unlinked = 0
+        """Plain spans beyond the limit of their trace: what is below them may not find its agent or its run."""
+
+    def take(self, readings: Sequence[Reading]) -> int:
+        """Make these durable; returns how many were new. Raises StoreError, and then nothing of them was stored."""
+        fresh = self.transact(lambda tx: self._take(tx, readings))
+        for reading in fresh:
+            if reading.role or is_genai(reading.scope):
+                tally(self.fates, SEEN, reading.scope)
+        return len(fresh)
+
+    def transact(self, work: Callable[[Transaction], tuple[T, Iterable[RunFold]]]) -> T:
+        """`work` in a transaction, which says the folds that are current once it is committed."""
+        for _ in range(TRIES):
+            try:
+                with self.store.transaction() as tx:
+                    result, current = work(tx)
+            except Stale:
+                self.forget()
+            except BaseException:
+                self.forget()
+                raise
+            else:
+                self._remember(current)
+                return result
+        raise StoreUnavailable(f"{TRIES} times another sidecar took spans of the same runs first; try again")
+
+    def forget(self) -> None:
+        """Remember nothing: what was remembered may not be what is stored."""
+        self._traces.clear()
+        self._folds.clear()
+
+    def folds(self, tx: Transaction, run_ids: Iterable[str]) -> Folds:
+        """The folds of locked runs, as they are stored. Raises Stale where a remembered one is not."""
+        found: Folds = {}
+        for run_id in run_ids:
+            fold = self._folds.get(run_id)
+            if fold is not None and not fold.current(tx.runs.get(run_id)):
+                raise Stale(run_id)
+            found[run_id] = fold or RunFold(run_id, self._price)
+        unknown = [run_id for run_id in found if run_id not in self._folds]
+        rows: dict[str, list[Row]] = {run_id: [] for run_id in unknown}
+        for row in tx.ledger.runs(unknown) if unknown else ():
+            rows[row.run_id].append(row)
+        for run_id, fold in found.items():
+            stored = tx.runs.get(run_id)
+            if run_id in rows:
+                fold.fill(rows[run_id], closed=holds(stored))
+                fold.stored(stored)
+            elif holds(stored):
+                fold.close()
+        return found
+
+    def closing(self, tx: Transaction, folds: Folds, run_ids: Sequence[str]) -> dict[str, tuple[RunFold, list[Row]]]:
+        """What locked runs that are about to close consist of: their folds, as they are in `folds` or remembered, or
+        empty ones and the rows to fill them with once nobody waits for the transaction."""
+        found: dict[str, tuple[RunFold, list[Row]]] = {}
+        unknown: list[str] = []
+        for run_id in run_ids:
+            stored = tx.runs.get(run_id)
+            fold = folds.get(run_id) or self._folds.get(run_id)
+            if fold is None or not fold.current(stored):
+                fold = RunFold(run_id, self._price)
+                unknown.append(run_id)
+            fold.stored(stored)
+            found[run_id] = fold, []
+        for row in tx.ledger.runs(unknown) if unknown else ():
+            found[row.run_id][1].append(row)
+        return found
+
+    def decided(self, fold: RunFold) -> None:
+        """Add what became of the fold's spans since, once that is committed."""
+        for (fate, scope), spans in fold.take_fates().items():
+            tally(self.fates, fate, scope, spans)
+
+    def write(self, tx: Transaction, folds: Folds, lost: Collection[str] = ()) -> list[RunFold]:
+        """Put the folds' totals into the store; an implicit run that `lost` all it counted was none."""
+        for run_id, fold in folds.items():
+            stored = tx.runs.get(run_id)
+            if run_id in lost and vanishes(fold, stored) and tx.delete_run(run_id):
+                fold.begun = False
+                continue
+            tx.apply(fold.snapshots(stored))  # what it refuses, of runs pruned long ago, it counts itself
+        for run_id, fold in folds.items():
+            fold.stored(tx.runs.get(run_id))
+        return list(folds.values())
+
+    def carry(self, tx: Transaction, folds: Folds, moves: Mapping[Key, Move], why: int) -> set[str]:
+        """Move spans between locked runs that are not closed, or into closed ones. Returns the runs that lost some."""
+        rows = tx.ledger.runs(sorted({move.was for move in moves.values()}))
+        leaving = [row for row in rows if row.key in moves]
+        if len(leaving) != len(moves):
+            raise Stale("moved")
+        lost = {row.run_id for row in leaving}
+        for run_id in lost:
+            # The run as if they had never been in it.
+            folds[run_id] = RunFold(run_id, self._price)
+            folds[run_id].fill([row for row in rows if row.run_id == run_id and row.key not in moves], closed=False)
+        for row in leaving:
+            self._join(tx, folds[moves[row.key].now], row, why)
+        return lost
+
+    def moved(self, moves: Iterable[Move], why: int) -> None:
+        """Spans were moved otherwise than by `take`: so they are in what is remembered of their traces."""
+        for move in moves:
+            trace_id, span_id = move.key
+            trace = self._traces.get(trace_id)
+            if trace is not None and span_id in trace:
+                trace.move(span_id, move.now, why)
+
+    def _join(self, tx: Transaction, fold: RunFold, row: Row, why: int) -> None:
+        order = fold.order + 1 if fold.closed else 0
+        fold.fix(row.priced)
+        priced = fold.add(reading_of(row), order)
+        tx.ledger.move([row.key], fold.run_id, why, order)
+        if priced:
+            tx.ledger.price([(row.key, (row.priced or b"") + priced)])
+
+    def _take(self, tx: Transaction, readings: Sequence[Reading]) -> tuple[list[Reading], list[RunFold]]:
+        fresh, moves = self._place(tx, readings)
+        if not fresh:
+            return fresh, []
+        adds: dict[str, list[Reading]] = {}
+        for reading in fresh:
+            adds.setdefault(self._traces[reading.trace_id].run_of(reading.span_id), []).append(reading)
+        # Plain spans alone make no run: most traces are none of ours.
+        live = {
+            run_id
+            for run_id, members in adds.items()
+            if run_id in self._folds or any(run_id in self._traces[reading.trace_id].begun for reading in members)
+        }
+        live.update(run_id for move in moves for run_id in (move.was, move.now))
+        tx.lock(sorted(live))
+        folds = self.folds(tx, sorted(live))
+        lost = self._move(tx, folds, moves)
+        hour = self.now() // HOUR
+        rows: list[Row] = []
+        for run_id, members in adds.items():
+            fold = folds.get(run_id)
+            for reading in members:
+                order, priced = 0, None
+                if fold is not None:
+                    order = fold.order + 1 if fold.closed else 0
+                    priced = fold.add(reading, order)
+                rows.append(row_of(reading, run_id, order, hour, priced))
+        if tx.ledger.insert(rows) != len(rows):
+            raise Stale("spans")
+        self._grown += len(rows)
+        return fresh, self.write(tx, folds, lost)
+
+    def _place(self, tx: Transaction, readings: Sequence[Reading]) -> tuple[list[Reading], list[Move]]:
+        """The readings that are new, in their traces, and the older spans that change their run for them."""
+        by_trace: dict[int, dict[int, Reading]] = {}
+        for reading in readings:
+            by_trace.setdefault(reading.trace_id, {}).setdefault(reading.span_id, reading)
+        self._load(tx, by_trace)
+        new: dict[int, list[Reading]] = {}
+        for trace_id, members in by_trace.items():
+            trace = self._traces[trace_id]
+            unseen = [reading for span_id, reading in members.items() if span_id not in trace]
+            if len(trace) + len(unseen) > TRACE_LIMIT:
+                kept = [reading for reading in unseen if begins(reading) or ends(reading)]
+                self.unlinked += len(unseen) - len(kept)
+                unseen = kept
+            if unseen:
+                new[trace_id] = unseen
+        recorded = recorded_runs(tx, list(new))
+        moves: list[Move] = []
+        for trace_id, unseen in new.items():
+            runs = recorded.get(trace_id, ())
+
+            def default(reading: Reading, runs: Sequence[Recorded] = runs) -> str:
+                return default_of(reading, runs)
+
+            moves += self._traces[trace_id].take(unseen, default)
+        return [reading for unseen in new.values() for reading in unseen], moves
+
+    def _load(self, tx: Transaction, trace_ids: Iterable[int]) -> None:
+        unknown = [trace_id for trace_id in trace_ids if self._traces.get(trace_id) is None]
+        if not unknown:
+            return
+        rows: dict[int, list[Row]] = {trace_id: [] for trace_id in unknown}
+        for row in tx.ledger.traces(unknown):
+            rows[row.trace_id].append(row)
+        for trace_id in unknown:
+            self._traces.put(Trace(trace_id, rows[trace_id]))
+
+    def _move(self, tx: Transaction, folds: Folds, moves: Sequence[Move]) -> set[str]:
+        going = {}
+        for move in moves:
+            if folds[move.was].closed:
+                # The settled totals hold it where it is: there it stays, whatever stands above it.
+                trace_id, span_id = move.key
+                self._traces[trace_id].move(span_id, move.was, INHERITED)
+            else:
+                going[move.key] = move
+        return self.carry(tx, folds, going, INHERITED) if going else set()
+
+    def _remember(self, folds: Iterable[RunFold]) -> None:
+        for fold in folds:
+            self.decided(fold)
+            self._folds[fold.run_id] = fold
+            self._folds.move_to_end(fold.run_id)
+        while len(self._folds) > CACHED_RUNS:
+            self._folds.popitem(last=False)
+        if self._grown >= TRIM_EVERY:
+            self._grown = 0
+            self._traces.trim()
+            held = sum(len(fold.settler) for fold in self._folds.values())
+            while held > CACHED_READINGS and self._folds:
+                held -= len(self._folds.popitem(last=False)[1].settler)
+
+
+def vanishes(fold: RunFold, stored: StoredRun | None) -> bool:
+    """The run is door 2's alone, named by nobody, and counts nothing any more."""
+    return not fold.explicit and not fold.counts and stored is not None and all(map(is_otlp, stored.sources))
+
+
+def recorded_runs(tx: Transaction, trace_ids: Sequence[int]) -> dict[int, list[Recorded]]:
+    """The runs that door 1 recorded, by trace."""
+    found: dict[int, list[Recorded]] = {}
+    for run in tx.ledger.recorded(trace_ids) if trace_ids else ():
+        found.setdefault(run.trace_id, []).append(run)
+    return found
+
+
+def default_of(reading: Reading, runs: Sequence[Recorded]) -> str:
+    """The run of a span above which nothing is known: one that door 1 recorded in its trace, else the trace itself.
+
+    A span of a process that counts for itself and names no run is in none of those it recorded by name.
+    """
+    if not runs or reading.source_id is not None:
+        return default_run(reading.trace_id)
+    return recorded_for(reading.parent_id, reading.started_at, runs)
+
+
+def recorded_for(parent_id: int | None, started_at: int, runs: Sequence[Recorded]) -> str:
+    """Of the runs recorded in a trace the one whose own span is the parent, else the last one begun before."""
+    for run in runs:
+        if run.root_span_id is not None and run.root_span_id == parent_id:
+            return run.run_id
+    before = [run for run in runs if run.started_at <= started_at]
+    if before:
+        return max(before, key=lambda run: (run.started_at, run.run_id)).run_id
+    return min(runs, key=lambda run: (run.started_at, run.run_id)).run_id

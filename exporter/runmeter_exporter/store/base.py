@@ -1,0 +1,256 @@
+"""What every store does alike: all of `RunStore` over `Rows`. A database says how transactions begin and end."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any, TypeVar
+
+from runmeter.usage import COUNT_LIMIT
+from runmeter_exporter import answers, merge
+from runmeter_exporter.answers import Scrape
+from runmeter_exporter.bounds import clean_id, clean_label
+from runmeter_exporter.rollup import Totals, pack
+from runmeter_exporter.run import Heartbeat, RunSnapshot, StoredRun
+from runmeter_exporter.store import StoreUnavailable, Transaction, Watch, WriteResult, queries
+from runmeter_exporter.store import prune as pruning
+from runmeter_exporter.store import verify as verifying
+from runmeter_exporter.store.batch import Batch, BatchTransaction, held
+from runmeter_exporter.store.rows import Rows, RunFilter, SourceRow
+
+T = TypeVar("T")
+STEP = 200
+"""Runs changed in one transaction when many are ended or closed at once."""
+
+
+class BaseRunStore(ABC):
+    """`RunStore` over transactions of `Rows`."""
+
+    def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
+        self._clock = clock
+
+    @abstractmethod
+    def _reading(self) -> AbstractContextManager[Rows]:
+        """A transaction that sees one moment and changes nothing."""
+
+    @abstractmethod
+    def _write(self, work: Callable[[Rows], T]) -> T:
+        """`work` in a transaction, again from its start when the database asks for it."""
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[Rows]:
+        """A transaction that commits when the block ends, and undoes everything when it raises."""
+
+    def _refused(self, error: Exception) -> bool:
+        """The database takes offence at a value: one of the rows is to blame, the rest is not."""
+        return False
+
+    # Writing.
+
+    def write(self, snapshots: Sequence[RunSnapshot]) -> WriteResult:
+        """See RunStore."""
+        if not snapshots:
+            return WriteResult()
+
+        def work(rows: Rows) -> WriteResult:
+            batch = Batch(rows)
+            result = batch.apply(snapshots)
+            batch.finish()
+            return result
+
+        try:
+            return self._write(work)
+        except Exception as error:
+            if not self._refused(error):
+                raise
+        if len(snapshots) == 1:
+            self._count("snapshots_dropped", "rejected")
+            return WriteResult(refused={"rejected": 1})
+        half = len(snapshots) // 2
+        first, second = self.write(snapshots[:half]), self.write(snapshots[half:])
+        refused = dict(first.refused)
+        for reason, count in second.refused.items():
+            refused[reason] = refused.get(reason, 0) + count
+        return WriteResult(first.applied + second.applied, first.stale + second.stale, refused)
+
+    def _count(self, family: str, label: str) -> None:
+        def work(rows: Rows) -> None:
+            batch = Batch(rows)
+            batch.count(family, label, 1)
+            batch.finish()
+
+        self._write(work)
+
+    def heartbeat(self, beats: Sequence[Heartbeat]) -> None:
+        """See RunStore."""
+        latest: dict[str, Heartbeat] = {}
+        for beat in beats:
+            source = clean_id(beat.source)
+            if source not in latest or latest[source].beat < beat.beat:
+                latest[source] = beat
+        now = self._clock()
+
+        def work(rows: Rows) -> None:
+            known = rows.lock_sources(sorted(latest))
+            totals = Totals(rows.grants(()))
+            changed = []
+            for source, beat in latest.items():
+                row = known.get(source) or SourceRow(source, None, -1, {}, 0)
+                if beat.beat <= row.beat:
+                    continue
+                counts = dict(row.counts)
+                for (family, label), count in beat.counts.items():
+                    key = (clean_label(family), clean_label(label))
+                    more = min(int(count), COUNT_LIMIT) - counts.get(pack(key), 0)
+                    if more > 0:
+                        counts[pack(key)] = counts.get(pack(key), 0) + more
+                        totals.add("count", key, more)
+                service = clean_label(beat.service) if beat.service else row.service
+                changed.append(SourceRow(source, service, beat.beat, counts, now))
+            if changed:
+                rows.save_sources(changed)
+            if totals.rows:
+                rows.add(held(totals), {})
+
+        if latest:
+            self._write(work)
+
+    def end_run(self, run_id: str, status: str, stop_reason: str | None = None) -> bool:
+        """See RunStore."""
+        answers.check_terminal(status)
+        reason = clean_label(stop_reason) if stop_reason else None
+        at = self._clock()
+        return bool(self._change([run_id], lambda run: merge.end(run, status, reason, at)))
+
+    def orphan(self, source: str) -> int:
+        """See RunStore."""
+        source = clean_id(source)
+        with self._reading() as rows:
+            owned = rows.owned_by(source)
+        return self._change(owned, lambda run: merge.orphan(run, source))
+
+    def close(self, run_ids: Sequence[str]) -> None:
+        """See RunStore."""
+        self._change(run_ids, merge.close)
+
+    def _change(self, run_ids: Sequence[str], how: Callable[[StoredRun], StoredRun]) -> int:
+        changed = 0
+        ids = sorted({clean_id(run_id) for run_id in run_ids})
+        for start in range(0, len(ids), STEP):
+            some = ids[start : start + STEP]
+
+            def work(rows: Rows, some: Sequence[str] = some) -> int:
+                batch = Batch(rows)
+                batch.lock(some)
+                count = sum([batch.change(run_id, how) for run_id in some])
+                batch.finish()
+                return count
+
+            changed += self._write(work)
+        return changed
+
+    @contextmanager
+    def transaction(self, run_ids: Sequence[str] = ()) -> Iterator[Transaction]:
+        """See RunStore."""
+        with self._writing() as rows:
+            batch = Batch(rows)
+            batch.lock(run_ids)
+            yield BatchTransaction(batch)
+            batch.finish()
+
+    # Answers.
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """See RunStore."""
+        with self._reading() as rows:
+            run = rows.run(clean_id(run_id))
+        return None if run is None else answers.run_answer(run)
+
+    def runs(
+        self,
+        *,
+        status: str | None = None,
+        thread_id: str | None = None,
+        service: str | None = None,
+        user_id: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> dict[str, Any]:
+        """See RunStore."""
+        which = RunFilter(
+            answers.check_status(status),
+            clean_id(thread_id) if thread_id is not None else None,
+            clean_label(service) if service is not None else None,
+            clean_id(user_id) if user_id is not None else None,
+        )
+        after = answers.decode_cursor(cursor)
+        answers.check_limit(limit)
+        with self._reading() as rows:
+            page = rows.page_runs(which, limit + 1, after)
+        return {
+            "runs": [answers.run_answer(run) for run in page[:limit]],
+            "next_cursor": (
+                answers.encode_cursor((page[limit - 1].listed_at, page[limit - 1].run_id))
+                if len(page) > limit
+                else None
+            ),
+        }
+
+    def thread_usage(self, thread_id: str, include_active: bool = False) -> dict[str, Any]:
+        """See RunStore."""
+        return self.thread_usages([thread_id], include_active)[0]
+
+    def thread_usages(self, thread_ids: Sequence[str], include_active: bool = False) -> list[dict[str, Any]]:
+        """See RunStore."""
+        with self._reading() as rows:
+            return queries.thread_usages(rows, thread_ids, include_active)
+
+    def threads(self, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+        """See RunStore."""
+        after = answers.decode_cursor(cursor)
+        answers.check_limit(limit)
+        with self._reading() as rows:
+            return queries.threads(rows, limit, after)
+
+    def usage(self, include_active: bool = False) -> dict[str, Any]:
+        """See RunStore."""
+        with self._reading() as rows:
+            return queries.usage(rows, include_active)
+
+    def usage_daily(
+        self, *, start: str | None = None, end: str | None = None, group_by: Sequence[str] = ("day",)
+    ) -> list[dict[str, Any]]:
+        """See RunStore."""
+        columns, tags = queries.check_groups(group_by)
+        queries.check_days(start, end)
+        with self._reading() as rows:
+            found = rows.daily(start, end, columns)
+        return queries.daily_answer(found, columns, tags, group_by)
+
+    def scrape(self, *, include_active: bool = False, largest: int = 100) -> Scrape:
+        """See RunStore."""
+        with self._reading() as rows:
+            scrape, raised = queries.scrape(rows, include_active, largest)
+        if raised:
+            # Where the database can be read but not written, the marks are raised in this answer alone.
+            with suppress(StoreUnavailable):
+                self._write(lambda rows: rows.raise_to(raised))
+        return scrape
+
+    def watch(self) -> Watch:
+        """See RunStore."""
+        with self._reading() as rows:
+            return Watch(rows.sources(), rows.open_headers())
+
+    # Keeping.
+
+    def prune(self, older_than_ns: int, *, batch: int = 500, forget_threads: bool = False) -> int:
+        """See RunStore."""
+        return pruning.prune(self._write, older_than_ns, batch, forget_threads)
+
+    def verify(self) -> list[str]:
+        """See RunStore."""
+        with self._reading() as rows:
+            return verifying.verify(rows)

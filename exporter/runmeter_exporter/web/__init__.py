@@ -1,0 +1,1 @@
+"""REST, page, scrape and the OTLP door over HTTP."""
