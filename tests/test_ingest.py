@@ -20,7 +20,7 @@ from otlp_requests import post
 
 from runmeter.call import Reading
 from runmeter.spans import Call
-from runmeter.twins import same_call
+from runmeter.twins import alike
 from runmeter.usage import Usage
 from runmeter_exporter.ingest import closing
 from runmeter_exporter.ingest.ingest import Ingest
@@ -414,12 +414,12 @@ def test_a_twin_is_found_among_thousands_that_look_alike(
     """Closing a run costs the same however many equal calls there are, and still joins the one that is the same."""
     compared = 0
 
-    def counting(one: Reading, other: Reading) -> bool:
+    def counting(one: Reading, other: Reading) -> tuple[int, int] | None:
         nonlocal compared
         compared += 1
-        return same_call(one, other)
+        return alike(one, other)
 
-    monkeypatch.setattr(closing, "same_call", counting)
+    monkeypatch.setattr(closing, "alike", counting)
     ingest = ingest_of(store)
     crowd = 3000
     post(ingest, b"".join(

@@ -92,11 +92,6 @@ def alike(one: Reading, other: Reading) -> tuple[int, int] | None:
     return (kind, apart) if near else None
 
 
-def same_call(one: Reading, other: Reading) -> bool:
-    """Two spans of different runs (or without any link in one) speak of one call."""
-    return alike(one, other) is not None
-
-
 _BY_ID, _BY_USAGE, _BY_LOG, _BROKE_OFF, _BLANK = range(5)
 
 
@@ -176,7 +171,7 @@ def twin_keys(reading: Reading) -> tuple[str, ...]:
     """Under which keys twins of this reading are found, at most two: equal text for spans that might be the same call.
 
     Empty for spans that are no calls. A store keeps them in indexed columns and hands what it finds within a few
-    seconds to `same_call`.
+    seconds to `alike`.
     """
     if reading.role != CALL and reading.role != WEAK:
         return ()

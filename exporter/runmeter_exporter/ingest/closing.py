@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from runmeter.call import Reading
-from runmeter.twins import RunFacts, keeper, same_call
+from runmeter.twins import RunFacts, alike, keeper
 from runmeter_exporter.ingest.fold import RunFold, holds
 from runmeter_exporter.ingest.intake import HOUR, Folds, Intake, Key, recorded_for, recorded_runs
 from runmeter_exporter.ingest.traces import Move, Trace
@@ -172,15 +172,15 @@ def _pairs(tx: Transaction, run_id: str) -> list[tuple[Row, Row]]:
         for key in (row.twin, row.twin_too):
             if key is not None:
                 by_key.setdefault(key, []).append((row, reading))
-    for alike in by_key.values():
-        alike.sort(key=_ended)
-    near: list[tuple[int, Key, Key, str, Row, Row]] = []
+    for lookalikes in by_key.values():
+        lookalikes.sort(key=_ended)
+    near: list[tuple[tuple[int, int], Key, Key, str, Row, Row]] = []
     for row in mine:
         reading = reading_of(row)
         for key in (row.twin, row.twin_too):
             for other_row, other in _near(by_key.get(key, []), row) if key is not None else ():
-                if same_call(reading, other):
-                    distance = abs(reading.started_at - other.started_at) + abs(reading.ended_at - other.ended_at)
+                distance = alike(reading, other)
+                if distance is not None:
                     near.append((distance, row.key, other_row.key, other.scope, row, other_row))
     near.sort(key=lambda pair: pair[:3])
     pairs: list[tuple[Row, Row]] = []
@@ -211,12 +211,12 @@ def _ended(entry: tuple[Row, Reading]) -> int:
     return entry[0].ended_at or 0
 
 
-def _near(alike: list[tuple[Row, Reading]], row: Row) -> list[tuple[Row, Reading]]:
+def _near(lookalikes: list[tuple[Row, Reading]], row: Row) -> list[tuple[Row, Reading]]:
     """Of those in the order in which they ended the nearest, where there are very many."""
-    if len(alike) <= ROOM:
-        return alike
-    at = bisect_right(alike, row.ended_at or 0, key=_ended)
-    return alike[max(0, at - NEAREST) : at + NEAREST]
+    if len(lookalikes) <= ROOM:
+        return lookalikes
+    at = bisect_right(lookalikes, row.ended_at or 0, key=_ended)
+    return lookalikes[max(0, at - NEAREST) : at + NEAREST]
 
 
 def _facts(tx: Transaction, fold: RunFold) -> RunFacts:
