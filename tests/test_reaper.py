@@ -232,6 +232,24 @@ def test_an_ended_door_2_run_closes_after_its_grace(store, clock):
     assert store.thread_usage("t")["total_tokens"] == 7
 
 
+def test_a_run_that_cannot_be_closed_keeps_no_other_open(store, clock, caplog):
+    """Closing fails for one run with something that is no outage: it is said, and the other runs close all the same."""
+
+    def close(run_ids):
+        if "bad" in run_ids:
+            raise ValueError("a row that nobody can read")
+        store.close(run_ids)
+
+    reaper = make_reaper(store, clock, close_otlp=close)
+    for run_id in ("bad", "good"):
+        store.write([snapshot("otlp", run_id=run_id, status="success", final=True, ended_at=NOON)])
+    reaper.tick()
+    pass_time(clock, reaper, 17)
+    assert store.run("good")["usage_state"] == "settled"
+    assert store.run("bad")["usage_state"] == "closing"
+    assert "run bad could not be closed" in caplog.text
+
+
 def test_a_door_2_run_whose_root_never_ends_is_idle_in_the_end(store, clock):
     """It is neither an orphan nor open for ever."""
     reaper = make_reaper(store, clock)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from runmeter_exporter.run import is_otlp
-from runmeter_exporter.store import OpenRun, Watch
+from runmeter_exporter.store import OpenRun, StoreUnavailable, Watch
 
 LEASE = 30.0
 """Seconds of silence after which a door 1 source has vanished."""
@@ -161,7 +161,23 @@ class Reaper:
             if patience is not None and silent > patience:
                 due.append(run.run_id)
         if due:
+            self._close_due(due)
+
+    def _close_due(self, due: Sequence[str]) -> None:
+        try:
             self._close(due)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            # One run that cannot be closed must not keep the others open. It is tried again after another patience.
+            for run_id in due:
+                try:
+                    self._close([run_id])
+                except StoreUnavailable:
+                    raise
+                except Exception:
+                    _log.exception("runmeter: run %s could not be closed; the others were", run_id)
+                    self._runs.pop(run_id, None)
 
     def _patience(self, run: OpenRun) -> float | None:
         """How long a run may be quiet before it is closed; None: its owner at door 1 ends it."""
