@@ -74,6 +74,12 @@ def test_it_says_what_it_uses_and_where_it_listens(url: str) -> None:
     assert "127.0.0.1:0" not in text
 
 
+def test_a_lease_shorter_than_the_heartbeat_is_said(url: str) -> None:
+    """Agents in long tool calls would look vanished; whoever chose such a lease should know."""
+    with serving(url, "--lease", "5s") as sidecar:
+        assert any("the lease of 5 s is not longer than the agents' heartbeat of 10 s" in line for line in sidecar.lines)
+
+
 def test_a_restart_changes_no_number(url: str) -> None:
     """What was written is there after SIGKILL and a new start."""
     one_run(url)

@@ -18,6 +18,7 @@ import click
 from runmeter_exporter.console.options import Address
 from runmeter_exporter.ingest.ingest import Ingest
 from runmeter_exporter.reaper import Reaper
+from runmeter_exporter.recorder.core import HEARTBEAT
 from runmeter_exporter.scrape import Scraper
 from runmeter_exporter.store import StoreError, StoreUnavailable, open_store
 from runmeter_exporter.web.access import AccessError, Token, require_token
@@ -86,6 +87,11 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
     store = open_store(config.database_url, durable=config.durable)
     leaving.callback(store.dispose)
     say(f"runmeter: store {store.url_for_humans}")
+    if config.lease <= HEARTBEAT:
+        say(
+            f"runmeter: the lease of {config.lease:g} s is not longer than the agents' heartbeat of {HEARTBEAT:g} s: "
+            "runs in long tool calls will show as orphaned until they write again"
+        )
     try:
         store.runs(limit=1)
     except StoreUnavailable as problem:
