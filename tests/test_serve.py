@@ -77,7 +77,7 @@ def test_it_says_what_it_uses_and_where_it_listens(url: str) -> None:
 def test_a_lease_shorter_than_the_heartbeat_is_said(url: str) -> None:
     """Agents in long tool calls would look vanished; whoever chose such a lease should know."""
     with serving(url, "--lease", "5s") as sidecar:
-        assert any("the lease of 5 s is not longer than the agents' heartbeat of 10 s" in line for line in sidecar.lines)
+        assert "the lease of 5 s is not longer than the agents' heartbeat of 10 s" in "".join(sidecar.lines)
 
 
 def test_a_restart_changes_no_number(url: str) -> None:
