@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -587,6 +587,16 @@ def test_an_excluded_call_counts_elsewhere() -> None:
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_id_that_litellm_made_on_the_applications_span_is_the_call_below() -> None:
+    """LiteLLM writes usage and, for Anthropic, an id of its own onto the span around; the wire's view is below it."""
+    around = reading(1, scope="app", response_id="chatcmpl-of-its-own", started_at=0, ended_at=100 * MS)
+    wire = reading(2, 1, scope="litellm.raw", response_id="msg_1", started_at=10 * MS, ended_at=90 * MS)
+    another = reading(3, 1, scope="litellm.raw", response_id="msg_2", started_at=10 * MS, ended_at=90 * MS,
+                      usage=Usage(7, 2))
+    for order in permutations([around, wire, another]):
+        assert settled(order).totals[:2] == (17, 7)
 
 
 def test_a_long_run_is_bounded_and_counts_everything() -> None:

@@ -18,6 +18,7 @@ from runmeter.dialects import (
     CALL,
     PLAIN,
     RAW_NAME,
+    RAW_SUFFIX,
     RAW_USAGE,
     TEXT_COUNT,
     TEXT_FIELDS,
@@ -80,7 +81,7 @@ def _read(span: EndedSpan) -> Reading:
                     stream_log = True
                     started_at = _stream_began(attributes, started_at)
             if name == RAW_NAME:
-                scope += ".raw"  # the wire's view of a call that the library's own span may describe as well
+                scope += RAW_SUFFIX
     if role is not CALL and role is not WEAK:
         provider = None
 

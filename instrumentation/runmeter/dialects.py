@@ -134,6 +134,8 @@ conventions', since OpenLLMetry 0.62 writes operation invoke_agent on its workfl
 
 
 RAW_NAME: Final = "raw_gen_ai_request"
+RAW_SUFFIX: Final = ".raw"
+"""Set behind the scope of such spans: the wire's view of a call that the library's own span may describe as well."""
 RAW_USAGE: Final = re.compile(r"llm\.[^.]*\.usage")
 """LiteLLM 1.106.2 names the attribute after the provider (`llm.openai.usage`, also `llm.None.usage`)."""
 

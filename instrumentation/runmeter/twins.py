@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from runmeter import semconv
 from runmeter.call import Reading
-from runmeter.dialects import AFTER_THE_FACT, CALL, OWN_IDS, WEAK
+from runmeter.dialects import AFTER_THE_FACT, CALL, OWN_IDS, RAW_SUFFIX, WEAK
 from runmeter.usage import Usage
 
 SLACK: Final = 3_000_000
@@ -131,7 +131,9 @@ def nested(inner: Reading, outer: Reading) -> int:
     if inner.usage is not None and outer.usage is not None:
         if inner.response_id != outer.response_id and inner.response_id and outer.response_id:
             # Two ids are two calls: the last one of LiteLLM left its attributes on the span around all of them.
-            return SAME if outer.scope in OWN_IDS and inner.usage[:2] == outer.usage[:2] else 0
+            # And where the provider is not OpenAI, the id that it left there is one that it made itself.
+            makes_ids = outer.scope in OWN_IDS or inner.scope.endswith(RAW_SUFFIX)
+            return SAME if makes_ids and inner.usage[:2] == outer.usage[:2] else 0
         return SAME if agree(inner.usage, outer.usage) else 0
     if inner.usage is None:
         if inner.failed and not outer.failed:
