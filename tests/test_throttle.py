@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runmeter_exporter.recorder.throttle import Throttle
@@ -178,6 +178,7 @@ def test_every_touch_is_written_within_an_interval_and_a_step(steps, interval):
 
 
 @given(STEPS, st.sampled_from([0.5, 1.0, 2.5]))
+@example([("a", 0.0, "call"), ("a", 0.0, "final"), ("a", 0.0, "final")], 0.5)  # all at one moment, on the grid
 def test_writes_follow_the_grid_not_the_calls_nor_the_runs(steps, interval):
     """Any two writes but neighbours are at least a grid step apart, and neighbours are unless one led."""
     throttle = Throttle[str](interval)

@@ -113,7 +113,9 @@ class Throttle(Generic[Key]):
     def _step(self, earliest: float, now: float) -> float:
         if not self.grid or (earliest <= now and now - self._idle_since >= self.grid):
             return earliest
-        return math.ceil(earliest / self.grid) * self.grid
+        due = math.ceil(earliest / self.grid) * self.grid
+        # A touch on the very step that has just been written waits for the next one.
+        return due if due > self._idle_since else due + self.grid
 
     def _put(self, key: Key, due: float) -> None:
         self._due[key] = due
