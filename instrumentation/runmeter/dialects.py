@@ -228,8 +228,6 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     # answer, and is all that is left where every call writes its attributes on the application's one span around it.
     # Responses get an id that encodes the deployment beside the provider's.
     "litellm": Dialect(after_the_fact=True, own_ids=True, texts=("metadata.usage_object",), names=((RAW_NAME, CALL),)),
-    # Our own: `record_usage` and the hooks tell of a call when it is over.
-    "runmeter": Dialect(after_the_fact=True),
     # LangSmith 0.15: details as JSON.
     "langsmith": Dialect(
         texts=(
