@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-_NEEDED = ("click", "rich", "flask", "waitress", "sqlalchemy", "prometheus_client", "msgspec", "opentelemetry.proto")
+_NEEDED = ("click", "rich", "flask", "waitress", "sqlalchemy", "prometheus_client", "msgspec", "google.protobuf")
 
 
 def _missing() -> str | None:
