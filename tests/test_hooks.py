@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import runmeter
 from runmeter.hooks import claude_agent_sdk, langchain, litellm, openai_agents, pydantic_ai
+from runmeter.hooks.messages import Waiting
 from runmeter.hooks.report import Memory, Told, field, report
 
 HOOKS = {
@@ -187,6 +188,7 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Any]]:
     monkeypatch.setitem(sys.modules, "langchain_core.callbacks", callbacks)
     langchain._handler_class.cache_clear()
     monkeypatch.setattr(langchain, "_CALLS", Memory())
+    monkeypatch.setattr(langchain, "_WAITING", Waiting())
     yield langchain.UsageCallbackHandler
     langchain._handler_class.cache_clear()
 
@@ -247,15 +249,110 @@ def test_worker_threads_without_an_event_loop_count(meter: Meter, handler: type[
 
 
 def test_external_records_count_once_by_their_source_id(meter: Meter, handler: type[Any]) -> None:
-    """Usage of subagents that ran elsewhere; a source id that was seen adds nothing, records without one always do."""
-    record = {"source_id": "child", "caller": "subagent:c", "model": "m", "input_tokens": 7, "output_tokens": 3}
+    """Usage of subagents that ran elsewhere; a source id that was seen in this run adds nothing, in another it does."""
+    record = {"source_run_id": "s", "caller": "subagent:c", "model_name": "m", "input_tokens": 7, "output_tokens": 3}
+    for run_id in ("r", "other"):
+        with runmeter.run(run_id=run_id):
+            one = handler(run_id=run_id)
+            one.record_external_llm_usage_records([record, record])
+            one.record_external([record, {**record, "source_run_id": "sibling"}])
+        assert [(call.caller, call.model, call.usage.total_tokens) for call in meter.sink.of(run_id)] == [
+            ("subagent:c", "m", 10), ("subagent:c", "m", 10),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "caller", "counted"),
+    [
+        ({"total_tokens": 12}, "lead_agent", (12, 0)),
+        ({"total_tokens": 12, "output_tokens": 5, "caller": "middleware:title"}, "middleware:title", (7, 5)),
+        ({"total_tokens": 0, "input_tokens": 7, "output_tokens": 3}, "lead_agent", (7, 3)),
+        ({"input_tokens": 7, "output_tokens": None, "caller": "somebody"}, "lead_agent", (7, 0)),
+        ({"total_tokens": 12, "input_tokens": 7, "output_tokens": 3, "caller": "subagent:c"}, "subagent:c", (9, 3)),
+    ],
+)
+def test_external_records_are_taken_in_the_shapes_of_deer_flow(
+    meter: Meter, handler: type[Any], record: dict[str, Any], caller: str, counted: tuple[int, int]
+) -> None:
+    """`total_tokens` alone is a total; who is neither subagent nor middleware is the lead agent; no message is told."""
+    with runmeter.run(run_id="r"):
+        handler(run_id="r").record_external_llm_usage_records([{"source_run_id": "s", **record}])
+    (call,) = meter.sink.of("r")
+    assert (call.caller, call.usage[:2], call.usage.messages) == (caller, counted, 0)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"source_run_id": "", "total_tokens": 5},
+        {"total_tokens": 5},
+        {"source_run_id": None, "total_tokens": 5},
+        {"source_run_id": "s"},
+        {"source_run_id": "s", "total_tokens": 0, "input_tokens": 0, "output_tokens": None},
+        {"source_run_id": "s", "total_tokens": -5},
+    ],
+)
+def test_external_records_without_source_or_usage_are_skipped(
+    meter: Meter, handler: type[Any], record: dict[str, Any]
+) -> None:
+    """And an empty one does not use its source id up: usage that comes under it later counts."""
     with runmeter.run(run_id="r"):
         one = handler(run_id="r")
-        one.record_external([record, record])
-        one.record_external([record, {"input_tokens": 1, "output_tokens": 1}])
-    assert sorted((call.caller, call.usage.total_tokens) for call in meter.sink.of("r")) == [
-        ("subagent", 2), ("subagent:c", 10),
-    ]  # fmt: skip
+        one.record_external_llm_usage_records([record])
+        assert meter.sink.usage("r").calls == 0
+        one.record_external_llm_usage_records([{"source_run_id": "s", "total_tokens": 5}])
+    assert meter.sink.usage("r").total_tokens == 5
+
+
+# What LangChain hands to callbacks, by the fields that matter.
+HUMAN, SUMMARY = SimpleNamespace(type="human", name=None), SimpleNamespace(type="human", name="summary")
+SYSTEM, RESULT = SimpleNamespace(type="system", name=None), SimpleNamespace(type="tool")
+
+
+def test_messages_are_counted_as_deer_flow_counts_them(meter: Meter, handler: type[Any]) -> None:
+    """The first human message, what models answered and what tools returned: 14 where eight calls used five tools."""
+    with runmeter.run(run_id="r"):
+        one = handler()
+        for number in range(8):
+            one.on_chat_model_start({}, [[SYSTEM, HUMAN]], run_id=number)
+            one.on_llm_end(_answer(number), run_id=number)
+            if number < 5:
+                for heard in (one, handler()):
+                    heard.on_tool_end(RESULT, run_id=f"tool {number}")
+    assert (meter.sink.usage("r").messages, meter.sink.usage("r").calls) == (14, 8)
+
+
+def test_messages_that_no_call_carries_any_more_are_added(meter: Meter, handler: type[Any]) -> None:
+    """A tool whose result is the answer, or that a command hands back, counts when the outermost chain ends."""
+    command = SimpleNamespace(update={"messages": [RESULT, HUMAN, "text", {"type": "tool"}]})
+    for number, ending in enumerate(("on_chain_end", "on_chain_error")):
+        with runmeter.run(run_id=ending):
+            one = handler()
+            one.on_chat_model_start({}, [[HUMAN]], run_id=f"{ending} llm")
+            one.on_llm_end(_answer(number), run_id=f"{ending} llm")
+            one.on_tool_end(command, run_id=f"{ending} tool")
+            one.on_tool_end("text", run_id=f"{ending} other tool")
+            getattr(one, ending)(RuntimeError(), run_id="inner", parent_run_id="outer")
+            assert meter.sink.usage(ending).messages == 2
+            for _ in range(2):
+                getattr(one, ending)(RuntimeError(), run_id="outer")
+        assert (meter.sink.usage(ending).messages, meter.sink.usage(ending).calls) == (4, 1)
+
+
+def test_a_summary_is_no_question_and_a_failed_attempt_carries_nothing(meter: Meter, handler: type[Any]) -> None:
+    """What waits goes to the attempt that is answered; each of several answers counts."""
+    two = lc(10, 5)
+    two.generations.append(two.generations[0])
+    with runmeter.run(run_id="r"):
+        one = handler()
+        one.on_chat_model_start({}, [[SYSTEM, SUMMARY]], run_id="s")
+        one.on_llm_end(_answer(1), run_id="s")
+        assert meter.sink.usage("r").messages == 1
+        one.on_chat_model_start({}, [[HUMAN]], run_id="f")
+        one.on_llm_error(RuntimeError("no"), run_id="f")
+        one.on_chat_model_start({}, [[HUMAN]], run_id="g")
+        one.on_llm_end(two, run_id="g")
+    assert meter.sink.usage("r").messages == 4
 
 
 def test_a_failed_call_is_a_failed_attempt(meter: Meter, handler: type[Any]) -> None:

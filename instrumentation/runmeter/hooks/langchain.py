@@ -2,6 +2,7 @@
 
 `install()` covers the whole process; `UsageCallbackHandler()` among the callbacks of one invocation covers that one.
 Both at once count a call once. Callers come from tags: `lead_agent`, `subagent:<name>`, `middleware:<name>`.
+Messages are counted as `messages.py` says: human, AI and tool.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
+from runmeter import guard
 from runmeter.guard import harmless
-from runmeter.hooks.report import Memory, Told, field, first, missing, now, number, report
+from runmeter.hooks.messages import Waiting, add_to_run, answers, has_human, run_key, tool_messages
+from runmeter.hooks.report import Begun, Memory, Told, field, first, missing, now, number, report
 
 PIP = "pip install langchain-core"
 _KINDS = ("subagent:", "middleware:")
 _CALLS = Memory()
 """One for all handlers, so that two of them on one call count it once."""
+_WAITING = Waiting()
+"""Messages that the next call of their run carries."""
 _installed = False
 _registered = False
 
@@ -32,6 +37,7 @@ def usage_from(result: Any) -> Told:
         "provider": first(field(meta, "model_provider"), field(output, "model_provider")),
         "model": first(field(meta, "model_name"), field(meta, "model"), field(output, "model_name")),
         "call_id": _response_id(message, meta, output),
+        "messages": answers(field(result, "generations") or ()),
     }
     usage = field(message, "usage_metadata")
     if usage:
@@ -68,32 +74,71 @@ def caller_from(tags: Iterable[str] | None) -> str | None:
 
 
 @harmless(None)
-def _began(run_id: Any) -> None:
-    _CALLS.begin(run_id, now())
+def _began(run_id: Any, for_run: str | None, prompts: Any = None) -> None:
+    begun = now()
+    _CALLS.begin(run_id, begun)
+    if has_human(prompts):
+        _WAITING.asked(run_key(begun.context, for_run))
 
 
 @harmless(None)
 def _ended(run_id: Any, tags: Any, told: Told, for_run: str | None, failed: bool = False) -> None:
-    begun = _CALLS.take(run_id)
-    if _CALLS.first_time(run_id):
-        report(told, begun or now(), caller=caller_from(tags), run_id=for_run, failed=failed)
+    begun: Begun = _CALLS.take(run_id) or now()
+    if not _CALLS.first_time(run_id):
+        return
+    caller = caller_from(tags)
+    if failed:  # the attempt that is answered carries what waits
+        told = told._replace(messages=0)
+    else:
+        more = _WAITING.carry(run_key(begun.context, for_run), told.provider, told.model, caller)
+        told = told._replace(messages=(1 if told.messages is None else told.messages) + more)
+    report(told, begun, caller=caller, run_id=for_run, failed=failed)
+
+
+@harmless(None)
+def _tool_ended(run_id: Any, output: Any, for_run: str | None) -> None:
+    number = tool_messages(output)
+    if number and _CALLS.first_time(("tool", run_id)):
+        _WAITING.add(run_key(now().context, for_run), number)
+
+
+@harmless(None)
+def _chain_ended(for_run: str | None) -> None:
+    """The outermost chain of the process is over: what its last tools said, no call will carry."""
+    key = run_key(now().context, for_run)
+    add_to_run(key, _WAITING.left(key))
 
 
 @harmless(None)
 def _external(records: Iterable[Mapping[str, Any]], for_run: str | None) -> None:
     for record in records:
-        source = first(field(record, "source_id"), field(record, "source_run_id"))
-        if source is not None and not _CALLS.first_time(("external", for_run, str(source))):
+        source = first(field(record, "source_run_id"), field(record, "source_id"))
+        told = external_usage(record)
+        if told is None or source is None or not str(source):
             continue
-        told = Told(
-            provider=field(record, "provider"), model=first(field(record, "model"), field(record, "model_name")),
-            input_tokens=number(field(record, "input_tokens")), output_tokens=number(field(record, "output_tokens")),
-            cache_read_tokens=number(field(record, "cache_read_tokens")),
-            cache_write_tokens=number(field(record, "cache_write_tokens")),
-            reasoning_tokens=number(field(record, "reasoning_tokens")),
-            call_id=None if source is None else str(source),
-        )  # fmt: skip
-        report(told, now(), caller=field(record, "caller") or "subagent", run_id=for_run)
+        key = run_key(now().context, for_run)
+        if _CALLS.first_time(("external", key, str(source))):
+            caller = guard.text(field(record, "caller")) or "lead_agent"
+            if caller.partition(":")[0] not in ("subagent", "middleware"):
+                caller = "lead_agent"
+            # An id of the run's own: two runs may have a source of the same name, and no provider gave it.
+            report(told._replace(call_id=f"{source}@{key}"), now(), caller=caller, run_id=for_run)
+
+
+def external_usage(record: Mapping[str, Any]) -> Told | None:
+    """The usage of one record; None where it has none. A total without its parts, or larger than they are, is kept
+    whole: what nobody told apart counts as input."""
+    given, answered = number(field(record, "input_tokens")), number(field(record, "output_tokens"))
+    total = max(number(field(record, "total_tokens")), given + answered)
+    if not total:
+        return None
+    return Told(
+        provider=field(record, "provider"), model=first(field(record, "model_name"), field(record, "model")),
+        input_tokens=total - answered, output_tokens=answered,
+        cache_read_tokens=number(field(record, "cache_read_tokens")),
+        cache_write_tokens=number(field(record, "cache_write_tokens")),
+        reasoning_tokens=number(field(record, "reasoning_tokens")), messages=0,
+    )  # fmt: skip
 
 
 @cache
@@ -116,10 +161,10 @@ def _handler_class() -> type[Any]:
             self.run_id = run_id
 
         def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: Any, **_: Any) -> None:
-            _began(run_id)
+            _began(run_id, self.run_id, messages)
 
         def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: Any, **_: Any) -> None:
-            _began(run_id)
+            _began(run_id, self.run_id)
 
         def on_llm_end(self, response: Any, *, run_id: Any, tags: Any = None, **_: Any) -> None:
             _ended(run_id, tags, usage_from(response), self.run_id)
@@ -128,10 +173,25 @@ def _handler_class() -> type[Any]:
             told = usage_from(field(error, "response")) if field(error, "response", "generations") else Told()
             _ended(run_id, tags, told, self.run_id, failed=True)
 
-        def record_external(self, records: Sequence[Mapping[str, Any]]) -> None:
-            """Usage of subagents that ran elsewhere: `source_id`, `caller`, `model`, `input_tokens`,
-            `output_tokens`, … A source id seen before adds nothing."""
+        def on_tool_end(self, output: Any, *, run_id: Any, **_: Any) -> None:
+            _tool_ended(run_id, output, self.run_id)
+
+        def on_chain_end(self, outputs: Any, *, parent_run_id: Any = None, **_: Any) -> None:
+            if parent_run_id is None:
+                _chain_ended(self.run_id)
+
+        def on_chain_error(self, error: BaseException, *, parent_run_id: Any = None, **_: Any) -> None:
+            if parent_run_id is None:
+                _chain_ended(self.run_id)
+
+        def record_external_llm_usage_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+            """Usage of subagents that ran elsewhere, a call each: `source_run_id`, `caller`, `model_name`,
+            `input_tokens`, `output_tokens`, `total_tokens`, … as deer-flow's journal takes them. A record without a
+            source id, or without usage, is skipped; a source id seen before in the run adds nothing. Without a caller
+            that is a subagent or a middleware it is the lead agent's. These calls count no messages."""
             _external(records, self.run_id)
+
+        record_external = record_external_llm_usage_records
 
     return UsageCallbackHandler
 
