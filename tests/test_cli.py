@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runmeter import _main
 from runmeter.usage import Usage
 from runmeter_exporter import cli, open_store
 from runmeter_exporter.console import options, tables
@@ -245,7 +243,7 @@ def test_durations(text: str, seconds: float) -> None:
 @given(st.text())
 def test_options_take_any_text_or_refuse_it_in_a_sentence(text: str) -> None:
     """No value makes an option fail in another way than by a usage error."""
-    for kind in (options.ADDRESS, options.DURATION, options.TAG):
+    for kind in (options.ADDRESS, options.DURATION):
         refused = None
         try:
             kind.convert(text, None, None)
@@ -296,20 +294,6 @@ def test_an_empty_listen_variable_turns_the_listener_off() -> None:
     assert CliRunner().invoke(echo, []).output == "None 127.0.0.1:4318\n"
 
 
-def test_without_the_sidecar_extra_it_names_the_pip_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One line and exit code 2, whichever package is missing."""
-    monkeypatch.setattr(_main, "_NEEDED", ("click", "no_such_package.inside"))
-    with pytest.raises(SystemExit) as left:
-        _main.main()
-    err = capsys.readouterr().err
-    assert left.value.code == 2
-    assert "no_such_package" in err
-    assert "pip install 'runmeter[sidecar]'" in err
-    assert len(err.splitlines()) == 1
-
-
 def test_help_starts_quickly_without_the_heavy_packages() -> None:
     """`runmeter --help` loads neither Flask nor SQLAlchemy nor rich's live display."""
     code = (
@@ -319,20 +303,6 @@ def test_help_starts_quickly_without_the_heavy_packages() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.strip() == "[]"
-
-
-def test_exec_runs_a_program_as_one_run_and_passes_its_code_on(tmp_path: Path) -> None:
-    """Options of the program stay the program's; the run is stored with thread, tags and status."""
-    url = f"sqlite:///{tmp_path}/store.sqlite"
-    command = [sys.executable, "-m", "runmeter._main", "exec", "--database-url", url, "--thread", "t", "--run-id", "r",
-               "--tag", "team=a", sys.executable, "-c", "raise SystemExit(7)", "--json"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=dict(os.environ))
-    assert done.returncode == 7, done.stderr
-    store = open_store(url)
-    stored = store.run("r")
-    store.dispose()
-    assert stored is not None
-    assert (stored["status"], stored["thread_id"], stored["tags"]) == ("error", "t", {"team": "a"})
 
 
 def test_doctor_shows_the_environment_and_the_stores_counters(run: Run) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from runmeter import commands
 from runmeter_exporter.console.options import (
     DURATION,
-    TAG,
     Address,
     as_json,
     database_url,
@@ -273,26 +273,15 @@ def demo(listen: Address | None, otlp_listen: Address | None, **options: Any) ->
     return demo(listen or Address("127.0.0.1", 0), otlp_listen, **options)
 
 
-@cli.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
-@database_url
-@option("--thread", "thread_id", help="The thread that the run belongs to.")
-@option("--run-id", help="An id of your own; without one, a new one.")
-@option("--agent", help="Name of the agent.")
-@option("--user", "user_id", help="Whom the run is for.")
-@option("--tag", "tags", type=TAG, multiple=True, help="Repeat for more.")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def exec_(command: tuple[str, ...], database_url: str | None, tags: tuple[tuple[str, str], ...], **run: Any) -> int:
-    """Run COMMAND as one run and pass its exit code on: runmeter exec --thread T -- python agent.py"""
-    from runmeter.exec import exec_command
+def _agents(name: str) -> None:
+    """A command of the agent's environment, which works without the sidecar's packages: listed here, run there."""
+    settings = {"allow_interspersed_args": False, "ignore_unknown_options": True, "help_option_names": []}
 
-    return exec_command(list(command), database_url=database_url, tags=dict(tags), **run)
+    @cli.command(name, help=commands.NAMES[name], context_settings=settings)
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> int:
+        return commands.run([name, *arguments])
 
 
-@cli.command("doctor")
-@database_url
-@as_json
-def doctor(database_url: str | None, as_json: bool) -> int:
-    """What is installed here and whether it is metered; what the store has seen, counted and set aside."""
-    from runmeter_exporter.console.doctor import doctor
-
-    return doctor(database_url, as_json=as_json)
+for name in commands.NAMES:
+    _agents(name)

@@ -94,6 +94,7 @@ def _environment(run: Run, thread_id: str | None, database_url: str | None) -> d
         environment[THREAD_VARIABLE] = thread_id
     if database_url is not None:
         environment["RUNMETER_DATABASE_URL"] = database_url
+        environment.pop("RUNMETER_DATABASE_URL_FILE", None)  # a runmeter below would find both, and refuse
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(SITE)]
     environment["PYTHONPATH"] = os.pathsep.join([str(SITE), *paths])
     return environment

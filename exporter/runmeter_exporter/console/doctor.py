@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import click
-
 from runmeter.doctor import environment_report
 from runmeter_exporter import scopes
 from runmeter_exporter.answers import Scrape
-from runmeter_exporter.console import tables
 from runmeter_exporter.console.advice import advice
+from runmeter_exporter.console.plain import plain, table, width
 from runmeter_exporter.store import StoreError, open_store
 
 
@@ -21,28 +19,29 @@ def doctor(database_url: str | None, *, as_json: bool) -> int:
     store = store_report(database_url)
     missing = [row for row in rows if row["state"] == "missing"]
     if as_json:
-        click.echo(json.dumps({"environment": rows, "store": store}, indent=2, ensure_ascii=False))
+        print(json.dumps({"environment": rows, "store": store}, indent=2, ensure_ascii=False))
         return 1 if missing else 0
-    out = tables.console()
+    fit = width()
     columns = ("subject", "state", "version", "detail", "what to do")
     keys = ("subject", "state", "version", "detail", "remedy")
-    out.print(tables.table(columns, [[row[key] or "" for key in keys] for row in rows], 5))
-    out.print(f"\nstore {store['store']}", soft_wrap=True)
+    print(table(columns, [[row[key] or "" for key in keys] for row in rows], 5, fit))
     if "error" in store:
-        out.print(f"  {store['error']}", soft_wrap=True)
+        where = f"store {store['store']}" if store["store"] else "no store was looked at"
+        print(f"\n{where}: {store['error']}")
         return 1
+    print(f"\nstore {store['store']}")
     counts = [(name.replace("_", " "), value) for name, value in store.items() if isinstance(value, int)]
     counts += [(f"spans set aside: {reason}", number) for reason, number in sorted(store["set_aside"].items())]
     for line in store["counts"]:
         what = line["what"].replace("_", " ")
         counts.append((f"{what}: {line['label']}" if line["label"] else what, line["count"]))
-    out.print(tables.table(("", ""), counts, 1))
+    print(table(("", ""), counts, 1, fit))
     if store["scopes"]:
-        out.print("\nspans by the instrumentation that made them; calls count, or are set aside, when their run closes")
+        print("\nspans by the instrumentation that made them; calls count, or are set aside, when their run closes")
         columns = ("scope", "spans seen", "calls counted", "without usage", "set aside")
-        out.print(tables.table(columns, [_cells(row) for row in store["scopes"]], 1))
+        print(table(columns, [_cells(row) for row in store["scopes"]], 1, fit))
     for sentence in store["advice"]:
-        out.print(f"\n{tables.plain(sentence)}", soft_wrap=True)
+        print(f"\n{plain(sentence)}")
     return 1 if missing else 0
 
 

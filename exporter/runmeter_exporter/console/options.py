@@ -56,21 +56,8 @@ class DurationType(click.ParamType):  # type: ignore[type-arg]  # generic only i
         return float(match[1]) * _SECONDS[match[2] or "s"]
 
 
-class TagType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """KEY=VALUE."""
-
-    name = "KEY=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        key, equals, text = value.partition("=")
-        if not equals or not key:
-            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
-        return key, text
-
-
 ADDRESS = AddressType()
 DURATION = DurationType()
-TAG = TagType()
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:

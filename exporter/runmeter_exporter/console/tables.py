@@ -8,6 +8,9 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from runmeter_exporter.console.plain import count as count
+from runmeter_exporter.console.plain import plain as plain
+
 Answer = Mapping[str, Any]
 
 
@@ -17,16 +20,6 @@ def console(stderr: bool = False) -> Console:
     if not made.is_terminal:
         made.width = 200
     return made
-
-
-def plain(value: str) -> str:
-    """Names come from outside; a terminal obeys some characters."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
-
-
-def count(value: Any) -> str:
-    """A number with its thousands apart."""
-    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
 
 
 def money(value: float | None) -> str:
