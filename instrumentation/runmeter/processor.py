@@ -176,6 +176,18 @@ class Processor(SpanProcessor):
         """The run begins here: from now on sinks know it."""
         self._do(self.fold.runs.begin, state)
 
+    def announce(self, state: RunState) -> None:
+        """The same for a run that began quietly: sinks know it from now on, with what it has by now."""
+        self._do(self.fold._announce, state)
+
+    def adopt(self, trace_id: int, span_id: int, state: RunState, of: tuple[str, ...]) -> None:
+        """Open spans from this one up belong to a run that began inside of them, as far as they are of no run and of
+        instrumentations whose names hold one of these words."""
+        entry = self._spans.get(trace_id ^ span_id)
+        while entry is not None and entry.run is None and any(word in entry.scope for word in of):
+            entry.run = state
+            entry = entry.above
+
     def joined(self, run_id: str, like: RunInfo | None = None) -> RunState:
         """The run of that id as this process has it; one that another process owns is joined."""
         found = self.find(run_id)

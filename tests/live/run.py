@@ -48,6 +48,14 @@ LIBRARIES = {
          "openinference-instrumentation-langchain"),
         ("auto", "hook", "genai", "openinference", "hook+genai", "hook+openai", "genai+openai", "openinference+openai"),
     ),
+    # Without a run around it: which runs come about, of which threads, with which callers.
+    "langgraph": Library(
+        ("langchain", "langchain-openai", "langgraph", f"{GENAI}langchain>=1.3b0", f"{GENAI}openai>=1.3b0",
+         "openinference-instrumentation-langchain", "opentelemetry-instrumentation-langchain"),
+        ("hook", "handler", "handler+hook", "hook+genai", "hook+openinference", "hook+openllmetry", "hook+openai",
+         "hook+genai+openai", "handler+genai", "genai", "genai+openai", "openinference", "openinference+openai",
+         "openllmetry", "openai"),
+    ),
     "pydantic-ai": Library(("pydantic-ai-slim[openai]", f"{GENAI}openai>=1.3b0"), ("hook", "hook+openai")),
     "openai-agents": Library(
         ("openai-agents", f"{GENAI}openai-agents>=1.3b0", f"{GENAI}openai>=1.3b0"),

@@ -1,7 +1,10 @@
 """LangChain and LangGraph: usage from the callbacks that every chat model of theirs makes.
 
 `install()` covers the whole process; `UsageCallbackHandler()` among the callbacks of one invocation covers that one.
-Both at once count a call once. Callers come from tags: `lead_agent`, `subagent:<name>`, `middleware:<name>`.
+Both at once count a call once. Where no run is in force, the outermost invocation is one: `metadata["thread_id"]` (for
+LangGraph `configurable["thread_id"]`) is its thread, and it ends as the invocation does; see `invocations.py`.
+Callers come from tags, `lead_agent`, `subagent:<name>` and `middleware:<name>`, the innermost winning; then from
+`runmeter.caller`; then from the names of agents and middlewares that `create_agent` was given.
 Messages are counted as `messages.py` says: human, AI and tool.
 """
 
@@ -9,18 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from functools import cache
-from typing import Any
+from functools import cache, wraps
+from typing import Any, NamedTuple
+
+from opentelemetry.context import Context
 
 from runmeter import guard
 from runmeter.guard import harmless
+from runmeter.hooks.invocations import Invocations, caller_of, thread_of
 from runmeter.hooks.messages import Waiting, add_to_run, answers, has_human, run_key, tool_messages
 from runmeter.hooks.report import Begun, Memory, Told, field, first, missing, now, number, report
+from runmeter.in_force import scope_of
 
 PIP = "pip install langchain-core"
 _KINDS = ("subagent:", "middleware:")
 _CALLS = Memory()
 """One for all handlers, so that two of them on one call count it once."""
+_INVOCATIONS = Invocations()
 _WAITING = Waiting()
 """Messages that the next call of their run carries."""
 _installed = False
@@ -73,40 +81,88 @@ def caller_from(tags: Iterable[str] | None) -> str | None:
     return named[-1] if named else None
 
 
-@harmless(None)
-def _began(run_id: Any, for_run: str | None, prompts: Any = None) -> None:
-    begun = now()
-    _CALLS.begin(run_id, begun)
-    if has_human(prompts):
-        _WAITING.asked(run_key(begun.context, for_run))
+class Asked(NamedTuple):
+    """A call under way, and what only its beginning says of it."""
+
+    begun: Begun
+    caller: str | None = None
+    thread_id: str | None = None
+    for_run: str | None = None
 
 
 @harmless(None)
-def _ended(run_id: Any, tags: Any, told: Told, for_run: str | None, failed: bool = False) -> None:
-    begun: Begun = _CALLS.take(run_id) or now()
-    if not _CALLS.first_time(run_id):
-        return
-    caller = caller_from(tags)
-    if failed:  # the attempt that is answered carries what waits
-        told = told._replace(messages=0)
-    else:
-        more = _WAITING.carry(run_key(begun.context, for_run), told.provider, told.model, caller)
-        told = told._replace(messages=(1 if told.messages is None else told.messages) + more)
-    report(told, begun, caller=caller, run_id=for_run, failed=failed)
+def _entered(run_id: Any, more: Mapping[str, Any], for_run: str | None, tool: bool = False) -> None:
+    _INVOCATIONS.begin(
+        run_id, more.get("parent_run_id"), more.get("metadata"), name=more.get("name"), tool=tool, for_run=for_run
+    )
+
+
+@harmless(None)
+def _left(run_id: Any, for_run: str | None, error: BaseException | None = None, outermost: bool = False) -> None:
+    invocation = _INVOCATIONS.find(run_id)
+    if outermost if invocation is None else invocation.outermost.run_id == run_id:
+        # What the last tools said, no call will carry.
+        key = _key(run_id, for_run)
+        add_to_run(key, _WAITING.left(key))
+    _INVOCATIONS.end(run_id, error)
+
+
+def _where(run_id: Any) -> Context:
+    context, invocation = now().context, _INVOCATIONS.find(run_id)
+    return context if invocation is None else invocation.outermost.around(context)
+
+
+def _key(run_id: Any, for_run: str | None) -> Any:
+    return run_key(_where(run_id), for_run)
+
+
+@harmless(None)
+def _began(run_id: Any, more: Mapping[str, Any], for_run: str | None, prompts: Any = None) -> None:
+    metadata = more.get("metadata")
+    invocation = _INVOCATIONS.begin(run_id, more.get("parent_run_id"), metadata, for_run=for_run)
+    outermost = invocation.outermost
+    for_run = for_run or outermost.for_run
+    asked: Asked | None = _CALLS.take(run_id)
+    if asked is None:
+        if outermost.run_id != run_id:
+            outermost.open()
+        begun = Begun(_where(run_id), now().started_at)
+        scope = scope_of(begun.context)
+        caller = None if scope is not None and scope.caller is not None else caller_of(invocation, metadata)
+        known = scope is not None and scope.run is not None and scope.run.info.thread_id is not None
+        asked = Asked(begun, caller, None if known else thread_of(metadata))
+        if has_human(prompts):
+            _WAITING.asked(run_key(begun.context, for_run))
+    _CALLS.begin(run_id, asked._replace(for_run=asked.for_run or for_run))
+
+
+@harmless(None)
+def _ended(
+    run_id: Any, tags: Any, told: Told, for_run: str | None, failed: bool = False, error: BaseException | None = None
+) -> None:  # fmt: skip
+    asked: Asked = _CALLS.take(run_id) or Asked(now())
+    if _CALLS.first_time(run_id):
+        for_run = asked.for_run or for_run
+        caller = caller_from(tags) or asked.caller
+        if failed:  # the attempt that is answered carries what waits
+            told = told._replace(messages=0)
+        else:
+            more = _WAITING.carry(run_key(asked.begun.context, for_run), told.provider, told.model, caller)
+            told = told._replace(messages=(1 if told.messages is None else told.messages) + more)
+        invocation = _INVOCATIONS.find(run_id)
+        begun = asked.begun
+        if invocation is not None and invocation.outermost.run_id == run_id:
+            invocation.outermost.open()
+            begun = Begun(invocation.outermost.around(begun.context), begun.started_at)
+        report(told, begun, caller=caller, thread_id=asked.thread_id, run_id=for_run, failed=failed)
+    _INVOCATIONS.end(run_id, error)
 
 
 @harmless(None)
 def _tool_ended(run_id: Any, output: Any, for_run: str | None) -> None:
     number = tool_messages(output)
     if number and _CALLS.first_time(("tool", run_id)):
-        _WAITING.add(run_key(now().context, for_run), number)
-
-
-@harmless(None)
-def _chain_ended(for_run: str | None) -> None:
-    """The outermost chain of the process is over: what its last tools said, no call will carry."""
-    key = run_key(now().context, for_run)
-    add_to_run(key, _WAITING.left(key))
+        _WAITING.add(_key(run_id, for_run), number)
 
 
 @harmless(None)
@@ -160,29 +216,48 @@ def _handler_class() -> type[Any]:
         def __init__(self, run_id: str | None = None) -> None:
             self.run_id = run_id
 
-        def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: Any, **_: Any) -> None:
-            _began(run_id, self.run_id, messages)
+        def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: Any, **more: Any) -> None:
+            _began(run_id, more, self.run_id, messages)
 
-        def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: Any, **_: Any) -> None:
-            _began(run_id, self.run_id)
+        def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: Any, **more: Any) -> None:
+            _began(run_id, more, self.run_id)
 
         def on_llm_end(self, response: Any, *, run_id: Any, tags: Any = None, **_: Any) -> None:
             _ended(run_id, tags, usage_from(response), self.run_id)
 
         def on_llm_error(self, error: BaseException, *, run_id: Any, tags: Any = None, **_: Any) -> None:
             told = usage_from(field(error, "response")) if field(error, "response", "generations") else Told()
-            _ended(run_id, tags, told, self.run_id, failed=True)
+            _ended(run_id, tags, told, self.run_id, failed=True, error=error)
+
+        def on_chain_start(self, serialized: Any, inputs: Any, *, run_id: Any, **more: Any) -> None:
+            _entered(run_id, more, self.run_id)
+
+        def on_chain_end(self, outputs: Any, *, run_id: Any, parent_run_id: Any = None, **_: Any) -> None:
+            _left(run_id, self.run_id, outermost=parent_run_id is None)
+
+        def on_chain_error(
+            self, error: BaseException, *, run_id: Any, parent_run_id: Any = None, **_: Any
+        ) -> None:  # fmt: skip
+            _left(run_id, self.run_id, error, outermost=parent_run_id is None)
+
+        def on_tool_start(self, serialized: Any, input_str: Any, *, run_id: Any, **more: Any) -> None:
+            _entered(run_id, more, self.run_id, tool=True)
 
         def on_tool_end(self, output: Any, *, run_id: Any, **_: Any) -> None:
             _tool_ended(run_id, output, self.run_id)
+            _left(run_id, self.run_id)
 
-        def on_chain_end(self, outputs: Any, *, parent_run_id: Any = None, **_: Any) -> None:
-            if parent_run_id is None:
-                _chain_ended(self.run_id)
+        def on_tool_error(self, error: BaseException, *, run_id: Any, **_: Any) -> None:
+            _left(run_id, self.run_id, error)
 
-        def on_chain_error(self, error: BaseException, *, parent_run_id: Any = None, **_: Any) -> None:
-            if parent_run_id is None:
-                _chain_ended(self.run_id)
+        def on_retriever_start(self, serialized: Any, query: Any, *, run_id: Any, **more: Any) -> None:
+            _entered(run_id, more, self.run_id)
+
+        def on_retriever_end(self, documents: Any, *, run_id: Any, **_: Any) -> None:
+            _left(run_id, self.run_id)
+
+        def on_retriever_error(self, error: BaseException, *, run_id: Any, **_: Any) -> None:
+            _left(run_id, self.run_id, error)
 
         def record_external_llm_usage_records(self, records: Sequence[Mapping[str, Any]]) -> None:
             """Usage of subagents that ran elsewhere, a call each: `source_run_id`, `caller`, `model_name`,
@@ -196,21 +271,49 @@ def _handler_class() -> type[Any]:
     return UsageCallbackHandler
 
 
+def _if_begun(ends: Any) -> Any:
+    def end(*args: Any, run_id: Any, **kwargs: Any) -> None:
+        if _installed or _CALLS.peek(run_id) is not None:
+            ends(*args, run_id=run_id, **kwargs)
+
+    return end
+
+
 @cache
 def _process_handler() -> Any:
-    handler = _handler_class()
-    ending, failing = handler.on_llm_end, handler.on_llm_error
+    class Installed(_handler_class()):  # type: ignore[misc]
+        """Once uninstalled it hears only how what it had heard of ends."""
 
-    class Installed(handler):  # type: ignore[misc,valid-type]
-        def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+    def while_installed(begins: Any) -> Any:
+        def begin(*args: Any, **kwargs: Any) -> None:
             if _installed:
-                ending(self, *args, **kwargs)
+                begins(*args, **kwargs)
 
-        def on_llm_error(self, *args: Any, **kwargs: Any) -> None:
-            if _installed:
-                failing(self, *args, **kwargs)
+        return begin
 
+    for name in ("chat_model", "llm", "chain", "tool", "retriever"):
+        setattr(Installed, f"on_{name}_start", while_installed(getattr(Installed, f"on_{name}_start")))
+    for name in ("on_llm_end", "on_llm_error"):
+        setattr(Installed, name, _if_begun(getattr(Installed, name)))
     return Installed()
+
+
+def _go_first() -> None:
+    """The instrumentations put their handlers into every manager as it is made; ours goes before them, so that the
+    run is there when they begin a span for it."""
+    from langchain_core.callbacks.base import BaseCallbackManager
+
+    make, ours = BaseCallbackManager.__init__, _process_handler()
+
+    @wraps(make)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        if _installed:
+            for name in ("handlers", "inheritable_handlers"):
+                others = [one for one in getattr(self, name) if one is not ours]
+                setattr(self, name, [ours, *others])
+
+    BaseCallbackManager.__init__ = __init__
 
 
 def install() -> bool:
@@ -224,6 +327,7 @@ def install() -> bool:
         # A default rather than a value: every context has it, those of threads and tasks included.
         everywhere = ContextVar("runmeter_usage", default=_process_handler())  # noqa: B039
         register_configure_hook(everywhere, inheritable=True)
+        _go_first()
         _registered = True
     _installed = True
     return True
