@@ -21,10 +21,10 @@ def own(
     calls by who made them; `agent` is who a run is by. `loose`: what cannot be right from what is told, a count's name,
     `threads`, `status`, `agent` or `callers`, and why."""
     store = open_store(scenario.url)
-    scenario._handle.flush(10)
+    scenario.flush()
     known, before = {run["run_id"] for run in _runs(store)}, len(scenario.provider.ledger)
     yield
-    scenario._handle.flush(10)
+    scenario.flush()
     runs = [run for run in _runs(store) if run["run_id"] not in known]
     told = [entry for entry in scenario.provider.ledger[before:] if entry.status == 200 and entry.reported]
     answered = [entry for entry in scenario.provider.ledger[before:] if entry.status == 200]

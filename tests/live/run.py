@@ -1,10 +1,11 @@
 """`make test-live`: real libraries at their current releases, an environment for each, against the loopback provider.
 
-    python tests/live/run.py [--fresh] [LIBRARY …]
+    python tests/live/run.py [--fresh] [--record] [LIBRARY …]
 
 Makes `.venv-live-LIBRARY` with pip (kept for the next time; `--fresh` makes them anew), runs each scenario in each mode
 in a process of its own, and compares what runmeter stored with what the provider says it returned. Exit code 1 where a
-case differs that is not listed as impossible, with the reason, in the scenario itself.
+case differs that is not listed as impossible, with the reason, in the scenario itself. `--record` keeps what came out
+as `results/LIBRARY.json`, from which `table.py` makes the page and what the doctor knows.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from results import record  # noqa: E402
+from sidecar_process import Sidecar  # noqa: E402
+
 SCENARIO_SECONDS = 300
 
 
@@ -33,6 +40,14 @@ class Library:
     """`auto` is `runmeter.instrument()` alone; names joined by `+` are switched on together by the scenario."""
     scenario: str | None = None
     """Whose scenario is run, where two environments share one."""
+    otlp: tuple[str, ...] = ()
+    """Modes in which it is run at door 2 too: OTLP to a `runmeter serve`, without runmeter in the agent's process."""
+    name: str = ""
+    """What the page calls it; only what has a name is on the page."""
+    says: Mapping[str, str] | None = None
+    """Part of a mode → the distribution that does it, `hook`, or "" for spans that the framework makes by itself."""
+    todo: str = ""
+    """What a user does to be metered exactly, in a line: Markdown."""
 
 
 GENAI = "opentelemetry-instrumentation-genai-"
@@ -56,12 +71,21 @@ LIBRARIES = {
          "hook+genai+openai", "handler+genai", "genai", "genai+openai", "openinference", "openinference+openai",
          "openllmetry", "openai"),
     ),
-    "pydantic-ai": Library(("pydantic-ai-slim[openai]", f"{GENAI}openai>=1.3b0"), ("hook", "hook+openai")),
+    "pydantic-ai": Library(
+        ("pydantic-ai-slim[openai]", f"{GENAI}openai>=1.3b0"), ("hook", "hook+openai"), None, ("otel", "otel+openai"),
+        "Pydantic AI", {"otel": "", "openai": f"{GENAI}openai"},
+        "`runmeter.hooks.pydantic_ai.install()`; door 2: `Agent.instrument_all()`",
+    ),
     "openai-agents": Library(
         ("openai-agents", f"{GENAI}openai-agents>=1.3b0", f"{GENAI}openai>=1.3b0"),
-        ("hook", "openai", "hook+openai", "hook+genai+openai"),
+        ("hook", "openai", "hook+openai", "hook+genai+openai"), None, ("openai", "genai+openai"),
+        "OpenAI Agents", {"openai": f"{GENAI}openai", "genai": f"{GENAI}openai-agents"},
+        "`runmeter.hooks.openai_agents.install()`",
     ),
-    "litellm": Library(("litellm", f"{GENAI}openai>=1.3b0"), ("hook", "otel", "hook+otel", "hook+openai")),
+    "litellm": Library(
+        ("litellm", f"{GENAI}openai>=1.3b0"), ("hook", "otel", "hook+otel", "hook+openai"), None, ("otel",),
+        "LiteLLM", {"otel": "", "openai": f"{GENAI}openai"}, "`runmeter.hooks.litellm.install()`",
+    ),
     "google-genai": Library(("google-genai", "openinference-instrumentation-google-genai"), ("openinference",)),
     # 1.3b0 of the official instrumentation says that it stays off on google-genai 3, and does.
     "google-genai-2": Library(
@@ -84,24 +108,31 @@ def environment(name: str, library: Library, fresh: bool) -> Path:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         install = [python, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
         subprocess.run([*install, "--upgrade", "pip"], check=True)  # older ones take minutes to resolve these
-        subprocess.run([*install, "-e", f"{ROOT}[store]", *library.packages], check=True)
+        otlp = ["opentelemetry-exporter-otlp-proto-http"] if library.otlp else []
+        subprocess.run([*install, "-e", f"{ROOT}[store]", *otlp, *library.packages], check=True)
         stamp.write_text(wanted)
     return python
 
 
-def run(scenario: str, mode: str, python: Path) -> list[dict[str, object]]:
+def run(scenario: str, mode: str, python: Path, door: int = 1) -> list[dict[str, object]]:
     """The cases of one scenario in one mode, as it reported them; a crash is a case that failed."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "RUNMETER_"))}
     # Nothing of a scenario leaves the machine: no telemetry of a library's own, no list of prices from the network.
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false", "OPENAI_API_KEY": "none"}
     script = HERE / "scenarios" / f"live_{scenario.replace('-', '_')}.py"
-    try:
-        done = subprocess.run(
-            [python, script, mode], env=kept | quiet | {"PYTHONPATH": str(HERE)}, capture_output=True, text=True,
-            timeout=SCENARIO_SECONDS, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return [{"case": "(all)", "ok": False, "why": f"not done within {SCENARIO_SECONDS} s"}]
+    with ExitStack() as stack:
+        if door == 2:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="runmeter-live-"))
+            store = f"sqlite:///{folder}/store.sqlite"
+            sidecar = stack.enter_context(Sidecar(store, "--grace", "1s", env=kept))
+            quiet |= {"RUNMETER_LIVE_STORE": store, "RUNMETER_LIVE_OTLP": sidecar.otlp_url}
+        try:
+            done = subprocess.run(
+                [python, script, mode], env=kept | quiet | {"PYTHONPATH": str(HERE)}, capture_output=True, text=True,
+                timeout=SCENARIO_SECONDS, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return [{"case": "(all)", "ok": False, "why": f"not done within {SCENARIO_SECONDS} s"}]
     cases = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("CASE ")]
     if done.returncode != 0 or not cases:
         last = (done.stderr.strip() or "it said nothing").splitlines()[-12:]
@@ -114,6 +145,8 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compare real libraries with the provider's ledger.")
     parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help=", ".join(LIBRARIES))
     parser.add_argument("--fresh", action="store_true", help="make the environments anew")
+    parser.add_argument("--record", action="store_true", help="keep the outcome in tests/live/results")
+    parser.add_argument("--python", help="use this Python, which holds what the library needs, and install nothing")
     arguments = parser.parse_args(given)
     unknown = set(arguments.libraries) - set(LIBRARIES)
     if unknown:
@@ -122,20 +155,26 @@ def main(given: Sequence[str] | None = None) -> int:
     for name in arguments.libraries or LIBRARIES:
         library = LIBRARIES[name]
         try:
-            python = environment(name, library, arguments.fresh)
+            python = Path(arguments.python) if arguments.python else environment(name, library, arguments.fresh)
         except subprocess.CalledProcessError as error:
             print(f"FAIL {name}: its environment could not be made: {error}", flush=True)
             wrong += 1
             continue
-        for mode in library.modes:
-            for case in run(library.scenario or name, mode, python):
+        outcome = []
+        for door, mode in [(1, mode) for mode in library.modes] + [(2, mode) for mode in library.otlp]:
+            cases = run(library.scenario or name, mode, python, door)
+            outcome.append((mode, door, cases))
+            for case in cases:
                 if case["ok"]:
                     right, word = right + 1, "ok  "
                 elif case.get("impossible"):
                     impossible, word = impossible + 1, "can't"
                 else:
                     wrong, word = wrong + 1, "FAIL"
-                print(f"{word} {name:<14} {mode:<22} {case['case']:<28} {case.get('why', '')}".rstrip(), flush=True)
+                where = f"{word} {name:<14} {door} {mode:<22} {case['case']:<28}"
+                print(f"{where} {case.get('why', '')}".rstrip(), flush=True)
+        if arguments.record and library.name:
+            record(HERE / "results", name, library, python, outcome)
     print(f"{right} right, {wrong} wrong, {impossible} that cannot be right from what the library says")
     return 1 if wrong else 0
 

@@ -14,6 +14,8 @@ with live() as scenario:
         from runmeter.hooks import pydantic_ai as hook
 
         assert hook.install()
+    if "otel" in scenario.modes:
+        Agent.instrument_all()
     if "openai" in scenario.modes:
         from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
 
@@ -32,12 +34,12 @@ with live() as scenario:
         """Ask another agent."""
         return str((await expert.run(f'{question} [[tool look_up {{"q": "x"}}]]')).output)
 
-    with scenario.case("run"):
+    with scenario.case("run", agent="boss", callers={"lead_agent": 3}):
         for i in range(3):
             boss.run_sync(f"hello {i}")
     with scenario.case("tools"):
         expert.run_sync('[[tool look_up {"q": "a"}]] [[tool look_up {"q": "b"}]]')
-    with scenario.case("subagent"):
+    with scenario.case("subagent", callers={"lead_agent": 2, "subagent:expert": 2}):
         boss.run_sync('[[tool ask_expert {"question": "why"}]]')
     with scenario.case("responses"):
         Agent(OpenAIResponsesModel("gpt-5-mini", provider=provider)).run_sync("hello")
