@@ -59,7 +59,10 @@ def test_a_call_moves_the_counters_of_the_conventions(scrape: Scrape) -> None:
     scrape.add(
         call(input_tokens=746, output_tokens=65, cache_read_tokens=200, cache_write_tokens=30, reasoning_tokens=7)
     )
-    labels = '{gen_ai_provider_name="openai",gen_ai_response_model="m",gen_ai_token_modality="unknown"}'
+    labels = (
+        '{gen_ai_provider_name="openai",gen_ai_response_model="m",gen_ai_token_modality="unknown",'
+        'runmeter_caller="lead_agent"}'
+    )
     usage = "gen_ai_client_inference_usage"
     assert {line: value for line, value in scrape.lines().items() if line.startswith(usage)} == {
         f"{usage}_input_tokens_total{labels}": 746,
@@ -79,12 +82,14 @@ def test_failed_calls_are_zeros(scrape: Scrape) -> None:
 
 
 def test_callers_are_kinds(scrape: Scrape) -> None:
-    """Our own counters say which kind of caller made the calls, never its name."""
-    scrape.add(call(caller="subagent:a"), call(caller="subagent:b"), call(caller="middleware:x"), call(caller="odd"))
-    shown = {
-        re.search(r'runmeter_caller="(\w+)"', line)[1]: n for line, n in scrape.family("runmeter_client_calls").items()
-    }  # type: ignore[index]
-    assert shown == {"subagent": 2, "middleware": 1, "other": 1}
+    """Calls and tokens say which kind of caller made or spent them, never its name."""
+    names = ("subagent:a", "subagent:b", "middleware:x", "odd")
+    scrape.add(*(call(caller=name, input_tokens=10) for name in names))
+    for family, each in (("runmeter_client_calls", 1), ("gen_ai_client_inference_usage_input_tokens", 10)):
+        shown = {
+            re.search(r'runmeter_caller="(\w+)"', line)[1]: n for line, n in scrape.family(family).items()
+        }  # type: ignore[index]
+        assert shown == {"subagent": 2 * each, "middleware": each, "other": each}
 
 
 def test_labels_are_granted_first_come_and_the_rest_is_other() -> None:

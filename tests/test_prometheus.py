@@ -6,20 +6,16 @@ Grafana itself does not run here: its variables are filled in as it would, and t
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
-from urllib.request import urlopen
 
 import pytest
 import yaml
+from prometheus_process import Prometheus
 from provider import Provider
 from sidecar_process import Agent, Sidecar, until
 from test_exposition import FULL, page
@@ -40,58 +36,20 @@ def promtool() -> str:
     return found
 
 
-class Prometheus:
-    """A server of its own data, scraping every second."""
-
-    def __init__(self, folder: Path, target: str) -> None:
-        binary = shutil.which("prometheus")
-        if not binary:
-            pytest.skip("prometheus is not installed (apt-get install prometheus)")
-        config = yaml.safe_load((GRAFANA / "prometheus.yml").read_text("utf-8"))
-        config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-        [job] = config["scrape_configs"]
-        job["static_configs"] = [{"targets": [target]}]
-        config["scrape_configs"] = [job, {**job, "job_name": "settled-only", "params": {}}]
-        folder.mkdir()
-        for number, name in enumerate(config["rule_files"]):
-            groups = yaml.safe_load((GRAFANA / name).read_text("utf-8"))["groups"]
-            (folder / f"{number}.yml").write_text(
-                yaml.safe_dump({"groups": [{**group, "interval": "1s"} for group in groups]}), "utf-8"
-            )
-        config["rule_files"] = ["*.yml"]
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config), "utf-8")
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{sock.getsockname()[1]}"
-        self.url = f"http://{address}"
-        self.log = (folder / "log").open("w")
-        self.process = subprocess.Popen(
-            [binary, f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data",
-             f"--web.listen-address={address}"],
-            stdout=self.log, stderr=self.log,
-        )  # fmt: skip
-
-    def ask(self, expr: str) -> list[dict[str, Any]]:
-        """The series of an instant query; AssertionError with Prometheus' own words where it fails."""
-        with urlopen(f"{self.url}/api/v1/query?{urlencode({'query': expr})}", timeout=30) as answer:
-            found = json.load(answer)
-        assert found["status"] == "success", (expr, found)
-        data = found["data"]
-        return [{"metric": {}, "value": data["result"]}] if data["resultType"] == "scalar" else data["result"]
-
-    def number(self, expr: str) -> float | None:
-        """The one value of an instant query; None for none."""
-        found = self.ask(expr)
-        return float(found[0]["value"][1]) if found else None
-
-    def __enter__(self) -> Prometheus:
-        until(lambda: self.ask("vector(1)"), "Prometheus answers")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait(60)
-        self.log.close()
+def configured(folder: Path, target: str) -> Prometheus:
+    """With the shipped scrape job, once as it is and once for settled usage alone, and the shipped rules."""
+    config = yaml.safe_load((GRAFANA / "prometheus.yml").read_text("utf-8"))
+    [job] = config["scrape_configs"]
+    job["static_configs"] = [{"targets": [target]}]
+    config["scrape_configs"] = [job, {**job, "job_name": "settled-only", "params": {}}]
+    folder.mkdir()
+    for number, name in enumerate(config["rule_files"]):
+        groups = yaml.safe_load((GRAFANA / name).read_text("utf-8"))["groups"]
+        (folder / f"{number}.yml").write_text(
+            yaml.safe_dump({"groups": [{**group, "interval": "1s"} for group in groups]}), "utf-8"
+        )
+    config["rule_files"] = ["*.yml"]
+    return Prometheus(folder, config)
 
 
 @pytest.fixture
@@ -113,7 +71,7 @@ def test_prometheus_sees_what_rest_says(tmp_path: Path, provider: Provider) -> N
     the end, and no counter fell, though the sidecar was killed in between; ids are scraped on request only."""
     with (
         Sidecar(f"sqlite:///{tmp_path}/store.sqlite") as sidecar,
-        Prometheus(tmp_path / "prometheus", sidecar.url.removeprefix("http://")) as prometheus,
+        configured(tmp_path / "prometheus", sidecar.url.removeprefix("http://")) as prometheus,
         ExitStack() as leaving,
     ):
         for job in JOBS:

@@ -59,9 +59,13 @@ class Counters:
         self._known: dict[tuple[str, str, str], list[int]] = {}
         self._losses: dict[str, int] = {}
         # Without a provider the API hands out proxies, which the host's provider fills whenever it comes.
+        self.show_on(meter_provider)
+
+    def show_on(self, meter_provider: MeterProvider | None) -> None:
+        """Let the readers of this provider see the same totals, too. Instruments cannot be taken back."""
         meter = metrics.get_meter("runmeter", meter_provider=meter_provider)
         for name, index, text in _GENAI:
-            meter.create_observable_counter(name, [self._by_model(index)], unit="{token}", description=text)
+            meter.create_observable_counter(name, [self._tokens(index)], unit="{token}", description=text)
         for name, index, unit, text in _OURS:
             meter.create_observable_counter(name, [self._by_caller(index)], unit=unit, description=text)
         meter.create_observable_counter(
@@ -141,18 +145,12 @@ class Counters:
             out.append((key, marks[index]))
         return out
 
-    def _by_model(self, index: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _tokens(self, index: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        by_caller = self._by_caller(index)
+
         def observe(options: CallbackOptions) -> Iterable[Observation]:
-            totals: dict[tuple[str, str], int] = {}
-            for (provider, model, _), value in self._high(index):
-                totals[provider, model] = totals.get((provider, model), 0) + value
-            for (provider, model), value in totals.items():
-                labels = {
-                    "gen_ai.provider.name": provider,
-                    "gen_ai.response.model": model,
-                    "gen_ai.token.modality": "unknown",
-                }
-                yield Observation(value, labels)
+            for one in by_caller(options):
+                yield Observation(one.value, {**(one.attributes or {}), "gen_ai.token.modality": "unknown"})
 
         return observe
 

@@ -21,7 +21,9 @@ from runmeter.sink import Sink
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
+    from runmeter.counters import Counters
     from runmeter.enable import Coverage
+    from runmeter.prometheus import Scrape
 
 PIP_STORE = "pip install 'runmeter[store]'"
 
@@ -36,16 +38,40 @@ class Handle:
     """What `instrument()` did, and the way to flush and to leave."""
 
     def __init__(
-        self, processor: Processor | None, store: str | None = None, covered: tuple[Coverage, ...] = ()
+        self,
+        processor: Processor | None,
+        store: str | None = None,
+        covered: tuple[Coverage, ...] = (),
+        scrape: Scrape | None = None,
     ) -> None:
         self._processor = processor
         self.store = store
         """The store that is written, without its password; None where only counters are kept."""
         self.coverage = covered
         """The client libraries that were found, and what instruments each."""
+        self._scrape = scrape
 
     def __repr__(self) -> str:
-        return f"Handle(store={self.store!r}, active={self.active})"
+        return f"Handle({self.describe()!r})"
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    @property
+    def prometheus(self) -> str | None:
+        """Where Prometheus finds this process's counters; None where that was not asked for, or could not be had."""
+        return None if self._scrape is None else self._scrape.url
+
+    def describe(self) -> str:
+        """One line: the store that is written, the libraries whose calls are counted, where the counters are."""
+        if not self.active:
+            return "runmeter: nothing is counted"
+        enabled = [f"{one.client.name} ({one.instrumentation})" for one in self.coverage if one.enabled]
+        said = (
+            f"runmeter: writing to {self.store or 'no store, OpenTelemetry counters only'}; counting calls of "
+            + (", ".join(enabled) or "nothing that is installed, so only what is recorded or instrumented elsewhere")
+        )  # fmt: skip
+        return said if self.prometheus is None else f"{said}; counters at {self.prometheus}"
 
     @property
     def active(self) -> bool:
@@ -72,6 +98,8 @@ class Handle:
             if processor is None:
                 return True
             processor.stop()
+            if self._scrape is not None:
+                self._scrape.stop()
             return processor.shutdown_sinks(_seconds(timeout))
         except Exception:
             logger.debug("runmeter: shutdown failed", exc_info=True)
@@ -85,6 +113,7 @@ def instrument(
     *,
     count_unsampled: bool = False,
     instrumentations: bool = True,
+    prometheus: str | int | bool | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> Handle:
@@ -99,6 +128,8 @@ def instrument(
         count_unsampled: Also count what the host's own sampler drops, by recording it without exporting it.
             Where no provider exists yet this is always so.
         instrumentations: Switch on the installed OpenTelemetry instrumentations of model clients.
+        prometheus: Show this process's counters to Prometheus at this HOST:PORT (`"127.0.0.1:9464"`, which True stands
+            for; a number is a port of loopback's), as RUNMETER_PROMETHEUS_LISTEN does. Works beside any MeterProvider.
         tracer_provider: Instead of the global one.
         meter_provider: Instead of the global one.
     """
@@ -111,7 +142,7 @@ def instrument(
             if _active is None:
                 _active = _instrument(
                     database_url, _seconds(throttle, 1.0), otel_metrics, count_unsampled, instrumentations,
-                    tracer_provider, meter_provider,
+                    prometheus, tracer_provider, meter_provider,
                 )  # fmt: skip
             elif database_url is not None:
                 once("again", "runmeter: instrument() was called before; it goes on with the store %s", _active.store)
@@ -128,6 +159,7 @@ def _instrument(
     otel_metrics: bool,
     unsampled: bool,
     instrumentations: bool,
+    prometheus: str | int | bool | None,
     tracer_provider: TracerProvider | None,
     meter_provider: MeterProvider | None,
 ) -> Handle:
@@ -148,9 +180,12 @@ def _instrument(
     resource: Mapping[str, Any] = getattr(getattr(provider, "resource", None), "attributes", {})
     sinks: list[Sink] = []
     recorder = _recorder(database_url, throttle, resource)
+    scrape = None
     if otel_metrics:
-        make_meter_provider()
-        sinks.append(counters_for(meter_provider))
+        scrape = make_meter_provider()
+        counters = counters_for(meter_provider)
+        sinks.append(counters)
+        scrape = _scrape(prometheus, counters) or scrape
     if recorder is not None:
         sinks.append(recorder)
     source_id = getattr(recorder, "source_id", None)
@@ -162,13 +197,9 @@ def _instrument(
     covered = coverage(enable=instrumentations, tracer_provider=provider)
     warn_uncovered(covered)
     store = getattr(recorder, "url_for_humans", None)
-    enabled = [f"{one.client.name} ({one.instrumentation})" for one in covered if one.enabled]
-    logger.info(
-        "runmeter: writing to %s; counting calls of %s",
-        store or "no store, OpenTelemetry counters only",
-        ", ".join(enabled) or "nothing that is installed, so only what is recorded or instrumented elsewhere",
-    )
-    return Handle(PROCESSOR, store, tuple(covered))
+    handle = Handle(PROCESSOR, store, tuple(covered), scrape)
+    logger.info("%s", handle)
+    return handle
 
 
 def current() -> Handle | None:
@@ -247,6 +278,14 @@ def _see_all(provider: Any, unsampled: bool) -> None:
             "instrument(count_unsampled=True) counts them without exporting them",
             sampler.get_description(),
         )
+
+
+def _scrape(asked: str | int | bool | None, counters: Counters) -> Scrape | None:
+    if asked is None and not os.environ.get("RUNMETER_PROMETHEUS_LISTEN"):
+        return None
+    from runmeter.prometheus import start
+
+    return start(asked, counters)
 
 
 def _recorder(database_url: str | None, throttle: float, resource: Mapping[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.resources import Resource
@@ -16,10 +16,10 @@ from runmeter.guard import once
 from runmeter.sampling import CountUnsampled
 from runmeter.stand_in import StandIn
 
-PIP = {
-    "otlp": "pip install opentelemetry-exporter-otlp-proto-http",
-    "prometheus": "pip install opentelemetry-exporter-prometheus",
-}
+if TYPE_CHECKING:
+    from runmeter.prometheus import Scrape
+
+PIP = {"otlp": "pip install opentelemetry-exporter-otlp-proto-http"}
 
 
 def find_tracer_provider() -> object | None:
@@ -44,9 +44,9 @@ def make_tracer_provider(processor: SpanProcessor, came: Callable[[Any], None]) 
     return provider
 
 
-def make_meter_provider() -> None:
+def make_meter_provider() -> Scrape | None:
     """A MeterProvider for the whole process, where the host has none and `OTEL_METRICS_EXPORTER` or an OTLP endpoint
-    asks for one.
+    asks for one; its scrape, if that was asked for.
 
     Otherwise none is made: without a reader it would show nothing, and it would be in the way of the one that the host
     may set later, which our counters join by themselves.
@@ -54,18 +54,26 @@ def make_meter_provider() -> None:
     if type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.sdk") or os.environ.get(
         "OTEL_PYTHON_METER_PROVIDER"
     ):
-        return
-    found = _exporters("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_OTLP_METRICS")
-    if not found:
-        return
+        return None
+    asked = _asked("OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_OTLP_METRICS")
+    if not asked:
+        return None
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 
     readers: list[MetricReader] = []
-    for make in found:
+    scrape = None
+    if "prometheus" in asked:
+        from runmeter.prometheus import reader_of_the_environment
+
+        reader, scrape = reader_of_the_environment()
+        readers += [reader] if reader is not None else []
+    for make in _exporters("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_OTLP_METRICS"):
         made = make()
         readers.append(made if isinstance(made, MetricReader) else PeriodicExportingMetricReader(made))
-    metrics.set_meter_provider(MeterProvider(readers))
+    if readers:
+        metrics.set_meter_provider(MeterProvider(readers))
+    return scrape
 
 
 def service_name(resource: Mapping[str, Any]) -> str | None:
@@ -74,15 +82,20 @@ def service_name(resource: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) and name and not name.startswith("unknown_service") else None
 
 
-def _exporters(group: str, variable: str, endpoint_prefix: str) -> list[Any]:
-    """The exporter classes that the environment asks for."""
+def _asked(variable: str, endpoint_prefix: str) -> list[str]:
+    """The names of the exporters that the environment asks for."""
     asked = os.environ.get(variable)
     if asked is None:
         endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"{endpoint_prefix}_ENDPOINT")
         asked = "otlp" if any(os.environ.get(name) for name in endpoints) else "none"
+    return [name for part in asked.split(",") if (name := part.strip()) not in ("", "none")]
+
+
+def _exporters(group: str, variable: str, endpoint_prefix: str) -> list[Any]:
+    """The exporter classes that the environment asks for; but Prometheus', which `make_meter_provider` makes itself."""
     found = []
-    for name in (part.strip() for part in asked.split(",")):
-        if name in ("", "none"):
+    for name in _asked(variable, endpoint_prefix):
+        if name == "prometheus" and variable == "OTEL_METRICS_EXPORTER":
             continue
         protocol = os.environ.get(f"{endpoint_prefix}_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
         full = ("otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http") if name == "otlp" else name
