@@ -92,11 +92,60 @@ def test_a_thread_adds_up_completed_runs_by_default_and_active_ones_on_request(
 
 
 @pytest.mark.parametrize(
-    ("value", "active"), [("true", True), ("True", True), ("1", True), ("false", False), ("0", False)]
+    ("spellings", "active"),
+    [("true True TRUE tRuE 1 yes YES on On t T y Y", True), ("false False FALSE 0 no NO off oFF f F n N", False)],
 )
-def test_booleans_are_read_as_clients_write_them(client: FlaskClient, value: str, active: bool) -> None:
-    """Python's requests writes True, forms write 1."""
-    assert client.get(f"/api/usage?include_active={value}").json["include_active"] is active
+def test_include_active_takes_the_usual_spellings_in_any_case(
+    client: FlaskClient, spellings: str, active: bool
+) -> None:
+    """All that deer-flow's route takes: Python's requests writes True, forms write on, people write yes."""
+    for value in spellings.split():
+        for path in ("/api/usage", "/api/threads/t/token-usage"):
+            assert client.get(f"{path}?include_active={value}").json["include_active"] is active, value
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/threads/t/token-usage", "/api/threads/t/runs", "/api/threads/t/runs/r", "/api/threads", "/api/runs",
+        "/api/runs/r", "/api/usage", "/api/usage/daily",
+    ],
+)  # fmt: skip
+def test_a_parameter_that_the_route_does_not_know_is_ignored(client: FlaskClient, store: RunStore, path: str) -> None:
+    """As deer-flow's routes do: clients add a cache buster, or a parameter of a later version, even twice."""
+    store.write([snapshot("r", thread_id="t")])
+    answer = client.get(f"{path}?_=1&user_ids=x&_=2&tags=")
+    assert (answer.status_code, answer.data) == (200, client.get(path).data)
+
+
+def test_a_pending_run_is_listed_and_not_added(client: FlaskClient, store: RunStore) -> None:
+    """include_active adds what runs, as deer-flow does; what has not begun is among the active runs alone."""
+    store.write([snapshot("works", status="running"), snapshot("waits", status="pending", usage_by={})])
+    for path in ("/api/threads/t/token-usage", "/api/usage"):
+        answer = client.get(f"{path}?include_active=true").json
+        assert (answer["total_runs"], answer["active_runs"]) == (1, 2)
+        assert answer["by_status"] == {"running": {"tokens": 120, "runs": 1}}
+        assert answer["by_model"] == {"gpt-5-mini": {"tokens": 120, "runs": 1}}
+    assert [run["run_id"] for run in client.get("/api/runs?status=pending").json["runs"]] == ["waits"]
+
+
+def test_a_run_without_usage_is_of_an_unknown_model(client: FlaskClient, store: RunStore) -> None:
+    """So that the runs of by_model add up to total_runs where each used one model at most, as deer-flow has it."""
+    store.write([snapshot("used"), snapshot("idle", usage_by={}), snapshot("working", status="running", usage_by={})])
+    settled = client.get("/api/threads/t/token-usage").json
+    assert settled["by_model"] == {"gpt-5-mini": {"tokens": 120, "runs": 1}, "unknown": {"tokens": 0, "runs": 1}}
+    active = client.get("/api/threads/t/token-usage?include_active=true").json
+    assert sum(share["runs"] for share in active["by_model"].values()) == active["total_runs"] == 3
+    assert active["by_model"]["unknown"]["runs"] == 2
+
+
+def test_threads_are_listed_with_what_they_burn(client: FlaskClient, store: RunStore) -> None:
+    """A thread whose only run still works lists no tokens, and with include_active those it has used."""
+    store.write([snapshot("r", status="running")])
+    assert client.get("/api/threads").json["threads"][0]["total_tokens"] == 0
+    (thread,) = client.get("/api/threads?include_active=yes").json["threads"]
+    assert thread == client.get("/api/threads/t/token-usage?include_active=true").json
+    assert thread["active"]["total_tokens"] == 120
 
 
 def test_several_threads_are_answered_at_once_in_the_order_asked(client: FlaskClient, store: RunStore) -> None:
@@ -203,6 +252,59 @@ def test_runs_are_filtered(client: FlaskClient, store: RunStore) -> None:
     assert ids("/api/runs?user_id=u") == ["3"]
     assert ids("/api/threads/a/runs?status=error") == ["2"]
     assert ids("/api/runs?status=pending") == []
+
+
+def test_runs_are_asked_for_by_what_they_were_for(client: FlaskClient, store: RunStore) -> None:
+    """By agent, by a model they used, by tags, by several statuses and by when they began."""
+    large = {CellKey("2023-11-14", "openai", "gpt-5", "lead_agent"): usage()}
+    store.write(
+        [
+            snapshot("1", agent="writer", tags={"team": "x", "env": "prod"}, number=1),
+            snapshot("2", agent="writer", tags={"team": "x y"}, status="running", number=2, usage_by=large),
+            snapshot("3", status="error", tags={"team": "x", "a,b=c": "\"d\""}, number=3, thread_id="u"),
+        ]
+    )
+
+    def ids(query: str) -> str:
+        return "".join(run["run_id"] for run in client.get(f"/api/runs?{query}").json["runs"])
+
+    assert ids("agent=writer") == "21"
+    assert ids("model=gpt-5") == "2"
+    assert ids("tag.team=x") == "31"
+    assert ids("tag.team=x+y&agent=writer") == "2"
+    assert ids("tag.team=x&tag.env=prod") == "1"
+    assert ids("tag.a%2Cb%3Dc=%22d%22") == "3"
+    assert ids("tag.team=y") == ids("tag.env=x") == ""
+    assert ids("status=running,error") == ids("status=error&status=running&status=error") == "32"
+    assert ids("from=2023-11-14T22:13:22Z") == "32"
+    assert ids("from=2023-11-14T23:13:22%2B01:00&to=2023-11-14T23:13:23+01:00") == "2"
+    assert ids("from=2023-11-14&to=2023-11-14") == "321"
+    assert ids("from=2023-11-15") == ids("to=2023-11-13") == ""
+    assert client.get("/api/threads/t/runs?model=gpt-5&order=oldest").json["runs"][0]["run_id"] == "2"
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest", "tokens", "cost"])
+def test_runs_come_in_the_order_asked_page_by_page(client: FlaskClient, store: RunStore, order: str) -> None:
+    """Every run once, whichever comes first; a cursor of one order is none of another."""
+    key = CellKey("2023-11-14", "openai", "gpt-5", "lead_agent")
+    numbers = [3, 0, 2, 2, 4, 1]
+    store.write(
+        [
+            snapshot(f"r{n}", number=n, usage_by={key: usage(tokens, 0, cost_nanousd=10 - tokens)})
+            for n, tokens in enumerate(numbers)
+        ]
+    )
+    wanted = {
+        "newest": "543210", "oldest": "012345", "tokens": "403251", "cost": "153204",
+    }[order]  # fmt: skip
+    seen, cursor = "", ""
+    while cursor is not None:
+        page = client.get(f"/api/runs?order={order}&limit=2" + (f"&cursor={quote(cursor)}" if cursor else "")).json
+        seen += "".join(run["run_id"][1:] for run in page["runs"])
+        last, cursor = cursor, page["next_cursor"]
+    assert seen == wanted
+    other = "tokens" if order != "tokens" else "cost"
+    assert "cursor" in problem(client.get(f"/api/runs?order={other}&cursor={quote(last)}"))["detail"]
 
 
 def test_pages_of_runs_are_stable_while_runs_arrive(client: FlaskClient, store: RunStore) -> None:
@@ -316,8 +418,8 @@ def test_a_path_is_split_before_it_is_decoded(client: FlaskClient, store: RunSto
 @pytest.mark.parametrize(
     ("path", "named"),
     [
-        ("/api/usage?include_actve=true", "include_actve"),
-        ("/api/usage?include_active=yes", "include_active"),
+        ("/api/usage?include_active=maybe", "include_active"),
+        ("/api/usage?include_active=2", "include_active"),
         ("/api/usage?include_active=", "include_active"),
         ("/api/usage?include_active=true&include_active=false", "twice"),
         ("/api/usage?include_active=%FF", "UTF-8"),
@@ -335,12 +437,25 @@ def test_a_path_is_split_before_it_is_decoded(client: FlaskClient, store: RunSto
         ("/api/threads?cursor=%00", "NUL"),
         ("/api/runs?thread_id=" + "x" * 300, "256"),
         ("/api/runs?user_id=a%00", "NUL"),
-        ("/api/runs/r?fields=all", "takes none"),
+        ("/api/runs?status=running,done", "done"),
+        ("/api/runs?status=", "pending, running, success"),
+        ("/api/runs?order=size", "newest, oldest, tokens, cost"),
+        ("/api/runs?agent=a&agent=b", "agent is given twice"),
+        ("/api/runs?tag.=x", "names no tag"),
+        ("/api/runs?tag.a=x&tag.a=y", "tag.a is given twice"),
+        ("/api/runs?tag.a=" + "x" * 65, "64"),
+        ("/api/runs?" + "&".join(f"tag.{n}=x" for n in range(9)), "9 tags"),
+        ("/api/runs?from=yesterday", "from is 'yesterday'"),
+        ("/api/runs?to=2024-01-31T12:00:00", "to is"),
+        ("/api/runs?from=2024-01-02&to=2024-01-01", "is not before to"),
+        ("/api/runs?from=2024-02-30", "from is"),
         ("/api/usage/daily?from=yesterday", "from"),
         ("/api/usage/daily?from=20240101", "from"),
         ("/api/usage/daily?to=2024-02-30", "to"),
         ("/api/usage/daily?from=2024-02-02&to=2024-02-01", "after"),
-        ("/api/usage/daily?group_by=month", "month"),
+        ("/api/usage/daily?group_by=hour", "kept by day"),
+        ("/api/usage/daily?group_by=thread", "does not tell threads apart"),
+        ("/api/usage/daily?group_by=week", "month"),
         ("/api/usage/daily?group_by=", "group_by"),
         ("/api/usage/daily?group_by=tag.", "tag."),
         ("/api/usage/daily?group_by=day,day", "twice"),
@@ -376,6 +491,11 @@ def test_daily_usage_is_grouped_and_bounded_by_days(client: FlaskClient, store: 
         ("x", "2023-11-15", "u", 15),
     ]
     assert [row["total_tokens"] for row in client.get("/api/usage/daily?group_by=model").json] == [42]
+    store.write([snapshot("s", usage_by={CellKey("2023-12-01", "openai", "gpt-5", "lead_agent"): usage(1, 0)})])
+    months = client.get("/api/usage/daily?group_by=month").json
+    assert [(row["month"], row["total_tokens"]) for row in months] == [("2023-11", 42), ("2023-12", 1)]
+    both = client.get("/api/usage/daily?group_by=month,day&from=2023-11-15").json
+    assert [(row["month"], row["day"]) for row in both] == [("2023-11", "2023-11-15"), ("2023-12", "2023-12-01")]
 
 
 def test_daily_usage_as_csv_says_the_same_as_json(client: FlaskClient, store: RunStore) -> None:
@@ -393,6 +513,18 @@ def test_daily_usage_as_csv_says_the_same_as_json(client: FlaskClient, store: Ru
         assert int(read["total_tokens"]) == row["total_tokens"]
         assert read["service"] == row["service"]
     assert client.get("/api/usage/daily?format=csv&from=2030-01-01").text.split() == ["day"]
+
+
+def test_money_in_csv_is_decimal(client: FlaskClient, store: RunStore) -> None:
+    """To the nano-dollar and without an exponent; nothing where nothing was priced."""
+    nanos = {"a": 100_000_000, "b": 1, "c": 3_000_000_000, "d": 1_034_567_890_123_456, "e": 10_000_000_000}
+    for user, cost in nanos.items():
+        cell = {CellKey("2023-11-14", "openai", "gpt-5", "lead_agent"): usage(cost_nanousd=cost)}
+        store.write([snapshot(user, user_id=user, usage_by=cell)])
+    unpriced = {CellKey("2023-11-14", "openai", "new", "lead_agent"): usage(unpriced_tokens=120)}
+    store.write([snapshot("u", user_id="u", usage_by=unpriced)])
+    found = csv.DictReader(io.StringIO(client.get("/api/usage/daily?group_by=user_id&format=csv").text))
+    assert [row["cost_usd"] for row in found] == ["0.1", "0.000000001", "3", "1034567.890123456", "10", ""]
 
 
 def test_an_answer_without_a_bound_is_refused(

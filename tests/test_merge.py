@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from runmeter_exporter import open_store
 from runmeter_exporter.bounds import CELL_LIMIT, ID_LIMIT, LABEL_LIMIT, bound, clean_id
 from runmeter_exporter.merge import close, end, merge, orphan
 from runmeter_exporter.rollup import contribution
-from runmeter_exporter.run import CellKey, RunSnapshot, StoredRun
+from runmeter_exporter.run import Cell, CellKey, RunSnapshot, StoredRun
 from runmeter_exporter.store import RunStore
 from runmeter_exporter.store.schema import meta, metadata
 from runmeter_exporter.store.sql import SqlRunStore
@@ -304,14 +305,29 @@ def test_rollups_are_the_sum_over_runs(history: list[Any]) -> None:
         held = usage
     if any(step[0] == "prune" for step in history):
         return
-    runs, threads = store.runs(limit=500)["runs"], store.thread_usages(["t0", "t1"], include_active=True)
-    assert store.usage(include_active=True)["total_tokens"] == sum(run["total_tokens"] for run in runs)
-    assert store.usage(include_active=True)["total_runs"] == len(runs)
-    for thread in threads:
-        mine = [run for run in runs if run["thread_id"] == thread["thread_id"]]
-        assert thread["total_tokens"] == sum(run["total_tokens"] for run in mine)
-        assert thread["total_runs"] == len(mine)
-        assert thread["by_caller"]["subagent"] == sum(run["subagent_tokens"] for run in mine)
+    with store._reading() as rows:  # type: ignore[attr-defined]
+        runs = list(rows.every_run())
+    for answer in (store.usage(include_active=True), *store.thread_usages(["t0", "t1"], include_active=True)):
+        thread_id = answer.get("thread_id")
+        mine = [run for run in runs if thread_id is None or run.thread_id == thread_id]
+        assert answer["total_tokens"] == sum(added(run).total_tokens for run in mine)
+        begun = [run for run in mine if run.status != "pending" or run.counted_status is not None]
+        assert answer["total_runs"] == sum(share["runs"] for share in answer["by_status"].values()) == len(begun)
+        models = [{key.model for (_, key), cell in run.cells.items() if any(added_of(run, cell))} for run in begun]
+        expected = Counter(model for used in models for model in used or {"unknown"})
+        assert {model: share["runs"] for model, share in answer["by_model"].items()} == expected
+        cells = [(key.caller, added_of(run, cell)) for run in mine for (_, key), cell in run.cells.items()]
+        below = sum(usage.total_tokens for caller, usage in cells if caller.startswith("subagent"))
+        assert answer["by_caller"]["subagent"] == below
+
+
+def added_of(run: StoredRun, cell: Cell) -> Usage:
+    """What include_active has of a cell: of a run that waits to run, what was settled before alone."""
+    return cell.settled if run.status == "pending" else cell.usage.at_least(cell.settled)
+
+
+def added(run: StoredRun) -> Usage:
+    return sum((added_of(run, cell) for cell in run.cells.values()), ZERO)
 
 
 @pytest.fixture(scope="module")

@@ -202,9 +202,107 @@ def test_listings_filter(store: RunStore) -> None:
     assert ids(user_id="u1") == ["a", "c"]
     assert ids(thread_id="t") == ["a", "c"]
     assert ids(thread_id="t", status="running", service="batch", user_id="u1") == ["c"]
-    for bad in ({"status": "asleep"}, {"limit": 0}, {"limit": 501}, {"cursor": "!"}, {"cursor": "W10"}):
-        with pytest.raises(ValueError, match=r"status|limit|cursor"):
-            store.runs(**bad)  # type: ignore[arg-type]
+    bad: list[dict[str, Any]] = [
+        {"status": "asleep"}, {"limit": 0}, {"limit": 501}, {"cursor": "!"}, {"cursor": "W10"}, {"order": "size"},
+        {"start": "May"}, {"end": "2026-05-28T10:00"}, {"status": ["running", "asleep"]},
+        {"tags": dict.fromkeys("abcdefghi", "x")}, {"start": "2026-05-29", "end": "2026-05-28"},
+    ]  # fmt: skip
+    for wrong in bad:
+        with pytest.raises(ValueError, match=r"status|limit|cursor|order|from|to is|tags"):
+            store.runs(**wrong)
+
+
+def test_listings_filter_by_what_a_run_was_for(store: RunStore) -> None:
+    """Agent, a model it used, tags whatever is in them, several statuses, and when it began."""
+    odd = {'a"b\\': "it's {x}: y, ü", ":": ","}
+    store.write(
+        [
+            final("a", tokens=1, agent="writer", tags={"team": "x", "env": "prod"}),
+            final("b", usage_by={SUB: Usage(1), LEAD: Usage(1)}, status="error", tags=odd, agent="writer"),
+            snap("c", tokens=1, started_at=NOON + SECOND, tags={"a": ":", "x,": "prod"}),
+            snap("d", status="pending", started_at=NOON + 2 * SECOND),
+        ]
+    )
+
+    def ids(**which: Any) -> str:
+        return "".join(sorted(run["run_id"] for run in store.runs(**which)["runs"]))
+
+    assert ids(agent="writer") == "ab"
+    assert ids(model="small") == "abc"
+    assert ids(model="large", agent="writer", service=None) == "b"
+    assert ids(tags={"team": "x"}) == ids(tags={"team": "x", "env": "prod"}) == "a"
+    assert ids(tags=odd) == ids(tags={":": ","}) == "b"
+    assert ids(tags={"team": "prod"}) == ids(tags={"env": ""}) == ids(tags={":": ":"}) == ""
+    assert ids(status=("running", "pending")) == ids(status=["pending", "running", "running"]) == "cd"
+    assert ids(status=["success", "pending"]) == "ad"
+    assert ids(status=[]) == ""
+    assert ids(start="2026-05-28T20:26:41Z") == "cd"
+    assert ids(start="2026-05-28T22:26:41+02:00", end="2026-05-28T20:26:42Z") == "c"
+    assert ids(start="2026-05-28", end="2026-05-28") == "abcd"
+    assert ids(start="2026-05-29") == ids(end="2026-05-27") == ""
+    assert ids(start="2026-05-28T20:26:41Z", model="small", order="cost") == "c"
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest", "tokens", "cost"])
+def test_every_order_meets_every_run_once(store: RunStore, order: str) -> None:
+    """By time both ways, by tokens and by cost, what the settled totals hold included; ties go by id."""
+    for number in range(12):
+        usage = Usage(input_tokens=number * 5 % 7, output_tokens=1, calls=1, cost_nanousd=number * 3 % 4)
+        began = NOON + number // 3 * SECOND
+        store.write([final(f"r{number:02d}", usage_by={LEAD: usage, SUB: usage}, started_at=began)])
+    store.write([snap("idle", started_at=NOON - SECOND)])
+    store.orphan("s")
+
+    def place(run: Any) -> tuple[Any, str]:
+        name = {"tokens": "total_tokens", "cost": "cost_usd"}.get(order, "created_at")
+        return run[name] or 0, run["run_id"]
+
+    expected = sorted(store.runs()["runs"], key=place, reverse=order != "oldest")
+    seen: list[Any] = []
+    cursor = None
+    while True:
+        page = store.runs(order=order, limit=5, cursor=cursor)
+        seen += page["runs"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+        for other in {"newest", "oldest", "tokens", "cost"} - {order}:
+            with pytest.raises(ValueError, match="cursor"):
+                store.runs(order=other, cursor=cursor)
+    assert [run["run_id"] for run in seen] == [run["run_id"] for run in expected]
+
+
+def test_a_pending_run_is_listed_and_not_added(store: RunStore) -> None:
+    """include_active adds what has begun to run, whatever a pending run has said of itself."""
+    store.write([snap("waits", status="pending", tokens=7), snap("works", tokens=5)])
+    for answer in (store.thread_usage("t", include_active=True), store.usage(include_active=True)):
+        assert (answer["total_tokens"], answer["total_runs"], answer["active_runs"]) == (5, 1, 2)
+    store.write([snap("waits", revision=2, status="running", tokens=7)])
+    assert tokens(store, include_active=True) == 12
+    assert [run["run_id"] for run in store.runs(order="tokens")["runs"]] == ["waits", "works"]
+
+
+def test_a_run_that_used_no_model_is_of_an_unknown_one(store: RunStore) -> None:
+    """So the runs of by_model add up; a run whose usage comes after its end leaves that place, at every moment."""
+    store.write([final("a"), final("b", tokens=1), final("c", source="otlp", usage_by={})])
+    unknown = {"tokens": 0, "runs": 1}
+    assert store.thread_usage("t")["by_model"] == {"small": {"tokens": 1, "runs": 1}, "unknown": unknown}
+    store.close(["c"])
+    assert store.usage()["by_model"]["unknown"]["runs"] == 2
+    store.write([final("a", revision=10, tokens=4)])
+    answer = store.thread_usage("t", include_active=True)
+    assert answer["by_model"] == {"small": {"tokens": 5, "runs": 2}, "unknown": unknown}
+    assert store.verify() == []
+
+
+def test_threads_are_listed_with_what_they_burn(store: RunStore) -> None:
+    """With include_active a page of threads has what each thread's own answer has."""
+    store.write([snap("r", tokens=3), final("s", tokens=4, thread_id="u")])
+    listed = store.threads(include_active=True)["threads"]
+    assert listed == [store.thread_usage("u", True), store.thread_usage("t", True)] or listed == [
+        store.thread_usage("t", True), store.thread_usage("u", True)
+    ]  # fmt: skip
+    assert {thread["thread_id"]: thread["total_tokens"] for thread in store.threads()["threads"]} == {"t": 0, "u": 4}
 
 
 def test_pages_are_stable_while_runs_arrive(store: RunStore) -> None:

@@ -1,23 +1,20 @@
-"""The shapes of the answers: runs, threads and grand totals as the REST routes give them, and what a scrape needs."""
+"""The answers: runs, threads and grand totals as the REST routes give them (`shapes.py`), and what a scrape needs."""
 
 from __future__ import annotations
 
-import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from decimal import Decimal
+from typing import NamedTuple, cast
 
-from runmeter.sink import STATUSES, TERMINAL
 from runmeter.usage import ZERO, Usage
 from runmeter_exporter.bounds import TIME_LIMIT
-from runmeter_exporter.rollup import Held
+from runmeter_exporter.rollup import UNKNOWN, Held
 from runmeter_exporter.run import StoredRun, caller_kind
+from runmeter_exporter.shapes import CallerTokens, Counters, GrandUsage, Run, Status, ThreadUsage, UsageLine, UsageState
 
 KINDS = ("lead_agent", "subagent", "middleware")
-LIMIT = 500
-"""Most rows of one page."""
 
 
 class Series(NamedTuple):
@@ -85,7 +82,14 @@ def moment(nanoseconds: int | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest // 1000:06d}Z"
 
 
-def counters(usage: Usage) -> dict[str, Any]:
+def dollars(value: float) -> str:
+    """US dollars for a table of decimals: exact to the nano-dollar they are kept in, never `1e-07`."""
+    whole, _, part = f"{Decimal(value):.9f}".partition(".")
+    part = part.rstrip("0")
+    return f"{whole}.{part}" if part else whole
+
+
+def counters(usage: Usage) -> Counters:
     """The counters of a line of usage, by their names in REST."""
     return {
         "total_tokens": usage.total_tokens,
@@ -103,7 +107,7 @@ def counters(usage: Usage) -> dict[str, Any]:
     }
 
 
-def run_answer(run: StoredRun) -> dict[str, Any]:
+def run_answer(run: StoredRun) -> Run:
     """A run as lists and detail show it."""
     lines: dict[tuple[str, ...], Usage] = {}
     for (_, key), cell in run.cells.items():
@@ -124,8 +128,8 @@ def run_answer(run: StoredRun) -> dict[str, Any]:
         "agent": run.agent,
         "user_id": run.user_id,
         "tags": dict(run.tags),
-        "status": run.status,
-        "usage_state": run.usage_state,
+        "status": cast(Status, run.status),
+        "usage_state": cast(UsageState, run.usage_state),
         "model_name": max(models, key=lambda model: (models[model].total_tokens, model), default=None),
         **counters(total),
         "lead_agent_tokens": kinds["lead_agent"],
@@ -133,84 +137,113 @@ def run_answer(run: StoredRun) -> dict[str, Any]:
         "middleware_tokens": kinds["middleware"],
         "set_aside": aside,
         "stop_reason": run.stop_reason,
-        "created_at": moment(run.started_at),
-        "updated_at": moment(run.updated_at),
+        "created_at": moment(run.started_at) or "",
+        "updated_at": moment(run.updated_at) or "",
         "ended_at": moment(run.ended_at),
         "usage": _lines(lines),
     }
 
 
-def totals_answer(
-    held: Mapping[tuple[str, tuple[str, ...]], Held], open_runs: Iterable[StoredRun], include_active: bool
-) -> dict[str, Any]:
-    """The totals of a thread or of everything, from its rollup rows and its runs that are not closed."""
-    total, runs, updated_at = ZERO, 0, 0
-    models: dict[str, list[int]] = {}
-    statuses: dict[str, list[int]] = {}
-    lines: dict[tuple[str, ...], Usage] = {}
-    lower_bound = unthreaded = 0
-    for (dimension, key), row in held.items():
-        tokens = row.usage.total_tokens
-        if dimension == "total":
-            total, runs, updated_at = row.usage, row.number, row.updated_at
-        elif dimension == "model":
-            models[key[0]] = [tokens, row.number]
-        elif dimension == "status":
-            if row.number or tokens:
-                statuses[key[0]] = [tokens, row.number]
-        elif dimension == "line":
-            lines[key] = row.usage
-        elif dimension == "lower_bound":
-            lower_bound = row.number
-        elif dimension == "unthreaded":
-            unthreaded = row.number
-    active, active_runs = ZERO, 0
-    for run in open_runs:
-        active_runs += 1
-        updated_at = max(updated_at, run.updated_at)
-        if not include_active:
-            continue
-        part, tokens = ZERO, 0
-        seen = {key.model for (_, key), cell in run.cells.items() if any(cell.settled)}
+class _Sum:
+    """The totals of a thread or of everything, as they are added up."""
+
+    def __init__(self, held: Mapping[tuple[str, tuple[str, ...]], Held]) -> None:
+        self.total, self.active = ZERO, ZERO
+        self.runs = self.active_runs = self.lower_bound = self.unthreaded = self.updated_at = 0
+        self.models: dict[str, list[int]] = {}
+        self.statuses: dict[str, list[int]] = {}
+        self.lines: dict[tuple[str, ...], Usage] = {}
+        for (dimension, key), row in held.items():
+            tokens = row.usage.total_tokens
+            if dimension == "total":
+                self.total, self.runs, self.updated_at = row.usage, row.number, row.updated_at
+            elif dimension == "model":
+                if row.number or tokens:
+                    self.models[key[0]] = [tokens, row.number]
+            elif dimension == "status":
+                if row.number or tokens:
+                    self.statuses[key[0]] = [tokens, row.number]
+            elif dimension == "line":
+                self.lines[key] = row.usage
+            elif dimension == "lower_bound":
+                self.lower_bound = row.number
+            elif dimension == "unthreaded":
+                self.unthreaded = row.number
+
+    def add_open(self, run: StoredRun) -> None:
+        """Add what the settled totals do not hold of a run that is not closed."""
+        part = ZERO
+        counted = run.counted_status is not None
+        settled = {key.model for (_, key), cell in run.cells.items() if any(cell.settled)}
+        models = set(settled)
         for (_, key), cell in run.cells.items():
             more = cell.usage.exceeding(cell.settled)
             if not any(more):
                 continue
             part += more
             line = (key.provider, key.model, key.caller)
-            lines[line] = lines.get(line, ZERO) + more
-            model = models.setdefault(key.model, [0, 0])
-            model[0] += more.total_tokens
-            if key.model not in seen:
-                seen.add(key.model)
-                model[1] += 1
-        active += part
-        counted = run.counted_status is not None
-        status = statuses.setdefault(run.counted_status or run.status, [0, 0])
+            self.lines[line] = self.lines.get(line, ZERO) + more
+            self._model(key.model, more.total_tokens, key.model not in models)
+            models.add(key.model)
+        if not settled and counted == bool(models):
+            # The totals hold it among the runs that used no model, and now it did; or it is one of them.
+            self._model(UNKNOWN, 0, -1 if counted else 1)
+        self.active += part
+        self.total += part
+        status = self.statuses.setdefault(run.counted_status or run.status, [0, 0])
         status[0] += part.total_tokens
         if not counted:
             status[1] += 1
-            runs += 1
-            unthreaded += run.thread_id is None
-    total += active
-    kinds = _by_kind((line[2], usage) for line, usage in lines.items())
-    own = counters(total)
-    answer: dict[str, Any] = {
-        **{name: own[name] for name in ("total_tokens", "total_input_tokens", "total_output_tokens")},
-        "total_runs": runs,
-        "by_model": {model: {"tokens": tokens, "runs": count} for model, (tokens, count) in sorted(models.items())},
-        "by_caller": kinds,
+            self.runs += 1
+            self.unthreaded += run.thread_id is None
+
+    def _model(self, model: str, tokens: int, runs: int) -> None:
+        share = self.models.setdefault(model, [0, 0])
+        share[0] += tokens
+        share[1] += runs
+
+
+def totals_answer(
+    held: Mapping[tuple[str, tuple[str, ...]], Held], open_runs: Iterable[StoredRun], include_active: bool
+) -> GrandUsage:
+    """The totals of a thread or of everything, from its rollup rows and its runs that are not closed.
+
+    A pending run is active and adds nothing: it has not begun to run.
+    """
+    found = _Sum(held)
+    for run in open_runs:
+        found.active_runs += 1
+        found.updated_at = max(found.updated_at, run.updated_at)
+        if include_active and run.status != "pending":
+            found.add_open(run)
+    own = counters(found.total)
+    models = sorted((name, share) for name, share in found.models.items() if any(share))
+    answer: GrandUsage = {
+        "total_tokens": own["total_tokens"],
+        "total_input_tokens": own["total_input_tokens"],
+        "total_output_tokens": own["total_output_tokens"],
+        "total_runs": found.runs,
+        "by_model": {name: {"tokens": tokens, "runs": runs} for name, (tokens, runs) in models},
+        "by_caller": _by_kind((line[2], usage) for line, usage in found.lines.items()),
         "include_active": include_active,
-        **{name: value for name, value in own.items() if not name.startswith("total_")},
-        "by_status": {name: {"tokens": tokens, "runs": count} for name, (tokens, count) in sorted(statuses.items())},
-        "active_runs": active_runs,
-        "lower_bound_runs": lower_bound,
-        "unthreaded_runs": unthreaded,
-        "updated_at": moment(updated_at) if updated_at else None,
-        "usage": _lines(lines),
+        "llm_call_count": own["llm_call_count"],
+        "llm_call_failures": own["llm_call_failures"],
+        "calls_without_usage": own["calls_without_usage"],
+        "message_count": own["message_count"],
+        "cache_read_tokens": own["cache_read_tokens"],
+        "cache_write_tokens": own["cache_write_tokens"],
+        "reasoning_tokens": own["reasoning_tokens"],
+        "cost_usd": own["cost_usd"],
+        "unpriced_tokens": own["unpriced_tokens"],
+        "by_status": {name: {"tokens": tokens, "runs": n} for name, (tokens, n) in sorted(found.statuses.items())},
+        "active_runs": found.active_runs,
+        "lower_bound_runs": found.lower_bound,
+        "unthreaded_runs": found.unthreaded,
+        "updated_at": moment(found.updated_at) if found.updated_at else None,
+        "usage": _lines(found.lines),
     }
     if include_active:
-        answer["active"] = counters(active)
+        answer["active"] = counters(found.active)
     return answer
 
 
@@ -219,14 +252,14 @@ def thread_answer(
     held: Mapping[tuple[str, tuple[str, ...]], Held],
     open_runs: Iterable[StoredRun],
     include_active: bool,
-) -> dict[str, Any]:
+) -> ThreadUsage:
     """A thread's totals; the same fields for one never seen."""
-    answer = totals_answer(held, open_runs, include_active)
-    del answer["unthreaded_runs"]
-    return {"thread_id": thread_id, **answer}
+    totals = dict(totals_answer(held, open_runs, include_active).items())
+    del totals["unthreaded_runs"]
+    return cast(ThreadUsage, {"thread_id": thread_id, **totals})
 
 
-def _lines(lines: Mapping[tuple[str, ...], Usage]) -> list[dict[str, Any]]:
+def _lines(lines: Mapping[tuple[str, ...], Usage]) -> list[UsageLine]:
     ordered = sorted(lines.items(), key=lambda item: (-item[1].total_tokens, item[0]))
     return [
         {"provider": line[0], "model": line[1], "caller": line[2], **counters(usage)}
@@ -235,12 +268,12 @@ def _lines(lines: Mapping[tuple[str, ...], Usage]) -> list[dict[str, Any]]:
     ]
 
 
-def _by_kind(pairs: Iterable[tuple[str, Usage]]) -> dict[str, int]:
+def _by_kind(pairs: Iterable[tuple[str, Usage]]) -> CallerTokens:
     tokens = dict.fromkeys(KINDS, 0)
     for caller, usage in pairs:
         kind = caller_kind(caller)
         tokens[kind] = tokens.get(kind, 0) + usage.total_tokens
-    return tokens
+    return cast(CallerTokens, tokens)
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:
@@ -248,45 +281,3 @@ def _sum(usages: Iterable[Usage]) -> Usage:
     for usage in usages:
         total += usage
     return total
-
-
-def encode_cursor(position: tuple[int, str]) -> str:
-    """An opaque mark of the last row of a page."""
-    return urlsafe_b64encode(json.dumps(position, separators=(",", ":")).encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str | None) -> tuple[int, str] | None:
-    """The position a cursor stands for. ValueError for one that we never gave."""
-    if cursor is None:
-        return None
-    try:
-        number, text = json.loads(urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)))
-        if type(number) is not int or not isinstance(text, str) or not -1 <= number <= TIME_LIMIT:
-            raise ValueError
-        text.encode()
-    except (ValueError, TypeError, RecursionError):
-        raise ValueError(
-            f"cursor {cursor[:40]!r} is not one that was given out; start again without a cursor"
-        ) from None
-    return number, text
-
-
-def check_limit(limit: int) -> int:
-    """The page size, or ValueError."""
-    if not 1 <= limit <= LIMIT:
-        raise ValueError(f"limit {limit} is not between 1 and {LIMIT}")
-    return limit
-
-
-def check_status(status: str | None) -> str | None:
-    """A status to filter by, or ValueError."""
-    if status is not None and status not in STATUSES:
-        raise ValueError(f"status {status!r} is none of {', '.join(STATUSES)}")
-    return status
-
-
-def check_terminal(status: str) -> str:
-    """A status a run may end with, or ValueError."""
-    if status not in TERMINAL:
-        raise ValueError(f"a run cannot end as {status!r}; it ends as one of {', '.join(TERMINAL)}")
-    return status

@@ -84,7 +84,7 @@ def bound(snapshot: RunSnapshot) -> tuple[RunSnapshot, int]:
             if name != "ended_at" or moment is not None:
                 changes[name] = max(0, min(int(moment), TIME_LIMIT))
     if snapshot.tags:
-        tags = _bound_tags(snapshot.tags)
+        tags = bound_tags(snapshot.tags)
         if tags != snapshot.tags:
             changes["tags"] = tags
             bits |= TAGS_CUT
@@ -140,7 +140,8 @@ def _bound_texts(snapshot: RunSnapshot, changes: dict[str, object]) -> int:
     return bits
 
 
-def _bound_tags(tags: object) -> dict[str, str]:
+def bound_tags(tags: object) -> dict[str, str]:
+    """Clean tags, at most 8 of 64 characters each way."""
     pairs = sorted(dict(tags).items())[:TAG_LIMIT]  # type: ignore[call-overload]
     return {clean(key)[:TAG_TEXT_LIMIT]: clean(value)[:TAG_TEXT_LIMIT] for key, value in pairs}
 

@@ -8,7 +8,8 @@ Scopes: `""` everything, `t:<thread id>` a thread, and the same with `p:` in fro
 
     dimension    key                            count                    usage  scopes
     total                                       runs                     yes    both
-    model        model                          runs that used it        yes    both
+    model        model                          runs that used it, or    yes    both
+                                                none (`unknown`)
     status       status now                     runs                     yes    both
     line         provider, model, caller        -                        yes    both
     lower_bound                                 runs                     -      both
@@ -38,6 +39,8 @@ from runmeter_exporter.run import StoredRun, caller_kind
 
 EVERYTHING = ""
 PRUNED = "p:"
+UNKNOWN = "unknown"
+"""The model of runs that used none, and of calls whose model nobody named; always granted."""
 BOTH = frozenset({"total", "model", "status", "line", "lower_bound"})
 LABELS = ("provider", "model", "kind", "service", "caller")
 """Labels whose values are granted first come, for good, up to a cap."""
@@ -136,6 +139,8 @@ def contribution(run: StoredRun) -> tuple[dict[Part, tuple[int, Usage]], dict[Da
             key.provider, key.model, caller_kind(key.caller),
         )  # fmt: skip
         daily[place] = daily[place] + held if place in daily else held
+    if total is ZERO:
+        parts["model", (UNKNOWN,)] = (1, ZERO)
     parts["total", ()] = (1, total)
     parts["status", (status,)] = (1, total)
     first = run.first_status or status
@@ -207,7 +212,7 @@ class Grants:
             provider, model, caller = key
             return (self.value("provider", provider), self.value("model", model), self._caller(caller))
         if dimension == "model":
-            return (self.value("model", key[0]),)
+            return key if key[0] == UNKNOWN else (self.value("model", key[0]),)
         return key
 
     def _caller(self, caller: str) -> str:

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from runmeter_exporter.answers import Scrape
 from runmeter_exporter.families import Announcer, about_this_answer, families
+from runmeter_exporter.questions import boolean
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,6 @@ LEEWAY = 0.5
 LARGEST = 100
 """Active runs with series of their own; the rest are summed under `other`."""
 
-_INCLUDE_ACTIVE = {"": False, "false": False, "0": False, "true": True, "1": True}
 
 
 class Scrapable(Protocol):
@@ -104,14 +104,15 @@ class Scraper:
     def handle(self, query: Mapping[str, str], headers: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
         """Headers and body of the answer to `GET /metrics`; always a 200. ValueError for an `include_active` that is
         neither true nor false: a scrape job that silently lacks half its series would be noticed too late."""
-        wanted = query.get("include_active", "").strip().lower()
-        if wanted not in _INCLUDE_ACTIVE:
+        wanted = query.get("include_active") or "false"
+        include_active = boolean(wanted)
+        if include_active is None:
             raise ValueError(f"include_active is {wanted[:40]!r}; it must be true or false")
         lowered = {name.lower(): value for name, value in headers.items()}
         timeout = _seconds(lowered.get("x-prometheus-scrape-timeout-seconds"))
         # Whoever sends no timeout is no scraper, and is shown the numbers of new series at once (see `Announcer`).
         return self._answer(
-            _INCLUDE_ACTIVE[wanted],
+            include_active,
             lowered.get("accept", ""),
             lowered.get("accept-encoding", ""),
             timeout or DEFAULT_TIMEOUT,

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from runmeter_exporter.answers import Scrape
 from runmeter_exporter.run import Heartbeat, RunSnapshot, StoredRun
+from runmeter_exporter.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
 
 if TYPE_CHECKING:
     from runmeter_exporter.store.ledger_row import Ledger
@@ -124,37 +125,51 @@ class RunStore(Protocol):
     def end_run(self, run_id: str, status: str, stop_reason: str | None = None) -> bool:
         """A supervisor ends an active run. False if there is none; ValueError if `status` is not terminal."""
 
-    def run(self, run_id: str) -> dict[str, Any] | None:
+    def run(self, run_id: str) -> Run | None:
         """One run with its cells, or None."""
 
     def runs(
         self,
         *,
-        status: str | None = None,
+        status: str | Sequence[str] | None = None,
         thread_id: str | None = None,
         service: str | None = None,
         user_id: str | None = None,
+        agent: str | None = None,
+        model: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        order: str = "newest",
         limit: int = 50,
         cursor: str | None = None,
-    ) -> dict[str, Any]:
-        """`{runs, next_cursor}`, newest first. ValueError on a bad cursor, status or limit (1 to 500)."""
+    ) -> RunPage:
+        """`{runs, next_cursor}`: those that are all of what is given. `status`: one or several. `model`: one that the
+        run has used. `tags`: all of them. `start`, `end`: when it began, a UTC day (both included) or an RFC 3339 time
+        (then or later, and before). `order`: `newest`, `oldest`, `tokens` or `cost` (most first; a run that grows
+        between two pages may be missed). A cursor is good for its order.
 
-    def thread_usage(self, thread_id: str, include_active: bool = False) -> dict[str, Any]:
+        Thread, service, user, status and time are found by index; agent, model and tags are looked for run by run, and
+        `tokens` and `cost` add up every run that the rest leaves: ask for a status or a time with them where many runs
+        are stored. ValueError for a bad cursor, status, time, order or limit (1 to 500).
+        """
+
+    def thread_usage(self, thread_id: str, include_active: bool = False) -> ThreadUsage:
         """A thread's totals; zeros for one never seen."""
 
-    def thread_usages(self, thread_ids: Sequence[str], include_active: bool = False) -> list[dict[str, Any]]:
+    def thread_usages(self, thread_ids: Sequence[str], include_active: bool = False) -> list[ThreadUsage]:
         """The same for several, in the order asked."""
 
-    def threads(self, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
-        """`{threads, next_cursor}`: settled totals, by latest beginning or closing of a run."""
+    def threads(self, *, include_active: bool = False, limit: int = 50, cursor: str | None = None) -> ThreadPage:
+        """`{threads, next_cursor}`: their totals, by latest beginning or closing of a run."""
 
-    def usage(self, include_active: bool = False) -> dict[str, Any]:
+    def usage(self, include_active: bool = False) -> GrandUsage:
         """Grand totals over everything ever stored, pruned runs included."""
 
     def usage_daily(
         self, *, start: str | None = None, end: str | None = None, group_by: Sequence[str] = ("day",)
-    ) -> list[dict[str, Any]]:
-        """Settled usage by `day`, `service`, `user_id`, `agent`, `provider`, `model`, `caller`, `tag.<key>`.
+    ) -> list[DailyUsage]:
+        """Settled usage by `day`, `month`, `service`, `user_id`, `agent`, `provider`, `model`, `caller`, `tag.<key>`.
 
         `start` and `end` are days (`YYYY-MM-DD`, UTC), both included. ValueError on an unknown group or a bad day.
         """

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from runmeter_exporter.answers import Scrape
-from runmeter_exporter.store import RunStore, open_store
+from runmeter_exporter.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
+from runmeter_exporter.store import DEADLINE, RunStore, open_store
 
 
 class AsyncRunStore:
@@ -21,33 +22,62 @@ class AsyncRunStore:
         """See RunStore."""
         return self.store.url_for_humans
 
-    async def run(self, run_id: str) -> dict[str, Any] | None:
+    async def run(self, run_id: str) -> Run | None:
         """See RunStore."""
         return await asyncio.to_thread(self.store.run, run_id)
 
-    async def runs(self, **which: Any) -> dict[str, Any]:
+    async def runs(
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        thread_id: str | None = None,
+        service: str | None = None,
+        user_id: str | None = None,
+        agent: str | None = None,
+        model: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        order: str = "newest",
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> RunPage:
         """See RunStore."""
-        return await asyncio.to_thread(self.store.runs, **which)
+        return await asyncio.to_thread(
+            self.store.runs,
+            status=status,
+            thread_id=thread_id,
+            service=service,
+            user_id=user_id,
+            agent=agent,
+            model=model,
+            tags=tags,
+            start=start,
+            end=end,
+            order=order,
+            limit=limit,
+            cursor=cursor,
+        )
 
-    async def thread_usage(self, thread_id: str, include_active: bool = False) -> dict[str, Any]:
+    async def thread_usage(self, thread_id: str, include_active: bool = False) -> ThreadUsage:
         """See RunStore."""
         return await asyncio.to_thread(self.store.thread_usage, thread_id, include_active)
 
-    async def thread_usages(self, thread_ids: Sequence[str], include_active: bool = False) -> list[dict[str, Any]]:
+    async def thread_usages(self, thread_ids: Sequence[str], include_active: bool = False) -> list[ThreadUsage]:
         """See RunStore."""
         return await asyncio.to_thread(self.store.thread_usages, thread_ids, include_active)
 
-    async def threads(self, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+    async def threads(self, *, include_active: bool = False, limit: int = 50, cursor: str | None = None) -> ThreadPage:
         """See RunStore."""
-        return await asyncio.to_thread(self.store.threads, limit=limit, cursor=cursor)
+        return await asyncio.to_thread(self.store.threads, include_active=include_active, limit=limit, cursor=cursor)
 
-    async def usage(self, include_active: bool = False) -> dict[str, Any]:
+    async def usage(self, include_active: bool = False) -> GrandUsage:
         """See RunStore."""
         return await asyncio.to_thread(self.store.usage, include_active)
 
     async def usage_daily(
         self, *, start: str | None = None, end: str | None = None, group_by: Sequence[str] = ("day",)
-    ) -> list[dict[str, Any]]:
+    ) -> list[DailyUsage]:
         """See RunStore."""
         return await asyncio.to_thread(self.store.usage_daily, start=start, end=end, group_by=group_by)
 
@@ -59,6 +89,10 @@ class AsyncRunStore:
         """See RunStore."""
         return await asyncio.to_thread(self.store.end_run, run_id, status, stop_reason)
 
+    async def prune(self, older_than_ns: int, *, batch: int = 500, forget_threads: bool = False) -> int:
+        """See RunStore."""
+        return await asyncio.to_thread(self.store.prune, older_than_ns, batch=batch, forget_threads=forget_threads)
+
     async def verify(self) -> list[str]:
         """See RunStore."""
         return await asyncio.to_thread(self.store.verify)
@@ -68,6 +102,18 @@ class AsyncRunStore:
         await asyncio.to_thread(self.store.dispose)
 
 
-def open_async_store(url: str | None = None, **options: Any) -> AsyncRunStore:
+def open_async_store(
+    url: str | None = None,
+    *,
+    deadline: float = DEADLINE,
+    pool_size: int = 5,
+    label_limit: int = 100,
+    durable: bool = False,
+    clock: Callable[[], int] = time.time_ns,
+) -> AsyncRunStore:
     """`open_store`, in its async form."""
-    return AsyncRunStore(open_store(url, **options))
+    return AsyncRunStore(
+        open_store(
+            url, deadline=deadline, pool_size=pool_size, label_limit=label_limit, durable=durable, clock=clock
+        )
+    )

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from runmeter.usage import COUNT_LIMIT
-from runmeter_exporter import answers, merge
+from runmeter_exporter import answers, merge, questions
 from runmeter_exporter.answers import Scrape
-from runmeter_exporter.bounds import clean_id, clean_label
+from runmeter_exporter.bounds import TAG_LIMIT, bound_tags, clean_id, clean_label
 from runmeter_exporter.rollup import Totals, pack
 from runmeter_exporter.run import Heartbeat, RunSnapshot, StoredRun
+from runmeter_exporter.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
 from runmeter_exporter.store import StoreUnavailable, Transaction, Watch, WriteResult, queries
 from runmeter_exporter.store import prune as pruning
 from runmeter_exporter.store import verify as verifying
 from runmeter_exporter.store.batch import Batch, BatchTransaction, held
-from runmeter_exporter.store.rows import Rows, RunFilter, SourceRow
+from runmeter_exporter.store.rows import Rows, RunFilter, SourceRow, position
 
 T = TypeVar("T")
 STEP = 200
@@ -119,7 +120,7 @@ class BaseRunStore(ABC):
 
     def end_run(self, run_id: str, status: str, stop_reason: str | None = None) -> bool:
         """See RunStore."""
-        answers.check_terminal(status)
+        questions.check_terminal(status)
         reason = clean_label(stop_reason) if stop_reason else None
         at = self._clock()
         return bool(self._change([run_id], lambda run: merge.end(run, status, reason, at)))
@@ -162,7 +163,7 @@ class BaseRunStore(ABC):
 
     # Answers.
 
-    def run(self, run_id: str) -> dict[str, Any] | None:
+    def run(self, run_id: str) -> Run | None:
         """See RunStore."""
         with self._reading() as rows:
             run = rows.run(clean_id(run_id))
@@ -171,57 +172,68 @@ class BaseRunStore(ABC):
     def runs(
         self,
         *,
-        status: str | None = None,
+        status: str | Sequence[str] | None = None,
         thread_id: str | None = None,
         service: str | None = None,
         user_id: str | None = None,
+        agent: str | None = None,
+        model: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        order: str = "newest",
         limit: int = 50,
         cursor: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> RunPage:
         """See RunStore."""
         which = RunFilter(
-            answers.check_status(status),
+            questions.check_statuses(status),
             clean_id(thread_id) if thread_id is not None else None,
             clean_label(service) if service is not None else None,
             clean_id(user_id) if user_id is not None else None,
+            clean_label(agent) if agent is not None else None,
+            clean_label(model) if model is not None else None,
+            tuple(bound_tags(tags).items()) if tags else (),
+            *questions.check_span(start, end),
         )
-        after = answers.decode_cursor(cursor)
-        answers.check_limit(limit)
+        if tags and len(tags) > TAG_LIMIT:
+            raise questions.BadQuestion(f"{len(tags)} tags are asked for; a run has at most {TAG_LIMIT}")
+        mark = None if questions.check_order(order) == "newest" else order
+        after = questions.decode_cursor(cursor, mark)
+        questions.check_limit(limit)
         with self._reading() as rows:
-            page = rows.page_runs(which, limit + 1, after)
+            page = rows.page_runs(which, limit + 1, after, order)
+        last = page[limit - 1] if len(page) > limit else None
+        place = None if last is None else (position(last, order), last.run_id)
         return {
             "runs": [answers.run_answer(run) for run in page[:limit]],
-            "next_cursor": (
-                answers.encode_cursor((page[limit - 1].listed_at, page[limit - 1].run_id))
-                if len(page) > limit
-                else None
-            ),
+            "next_cursor": None if place is None else questions.encode_cursor(place, mark),
         }
 
-    def thread_usage(self, thread_id: str, include_active: bool = False) -> dict[str, Any]:
+    def thread_usage(self, thread_id: str, include_active: bool = False) -> ThreadUsage:
         """See RunStore."""
         return self.thread_usages([thread_id], include_active)[0]
 
-    def thread_usages(self, thread_ids: Sequence[str], include_active: bool = False) -> list[dict[str, Any]]:
+    def thread_usages(self, thread_ids: Sequence[str], include_active: bool = False) -> list[ThreadUsage]:
         """See RunStore."""
         with self._reading() as rows:
             return queries.thread_usages(rows, thread_ids, include_active)
 
-    def threads(self, *, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+    def threads(self, *, include_active: bool = False, limit: int = 50, cursor: str | None = None) -> ThreadPage:
         """See RunStore."""
-        after = answers.decode_cursor(cursor)
-        answers.check_limit(limit)
+        after = questions.decode_cursor(cursor)
+        questions.check_limit(limit)
         with self._reading() as rows:
-            return queries.threads(rows, limit, after)
+            return queries.threads(rows, limit, after, include_active)
 
-    def usage(self, include_active: bool = False) -> dict[str, Any]:
+    def usage(self, include_active: bool = False) -> GrandUsage:
         """See RunStore."""
         with self._reading() as rows:
             return queries.usage(rows, include_active)
 
     def usage_daily(
         self, *, start: str | None = None, end: str | None = None, group_by: Sequence[str] = ("day",)
-    ) -> list[dict[str, Any]]:
+    ) -> list[DailyUsage]:
         """See RunStore."""
         columns, tags = queries.check_groups(group_by)
         queries.check_days(start, end)

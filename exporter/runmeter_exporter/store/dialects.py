@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Connection,
     Engine,
     Text,
     any_,
     bindparam,
+    case,
+    cast,
     create_engine,
     event,
     func,
@@ -55,6 +58,9 @@ class Dialect(Protocol):
 
     def series(self, name: str) -> Any:
         """That list as a table with one column `value`."""
+
+    def tags(self, column: ColumnElement[str]) -> Any:
+        """The tags of a column as a table with the columns `key` and `value`."""
 
     def begin(self, connection: Connection, *, write: bool) -> None:
         """Begin a transaction: one that will write, or one that sees one moment."""
@@ -142,6 +148,10 @@ class SqliteDialect:
         """See Dialect."""
         return func.json_each(bindparam(name, type_=Text)).table_valued("value")
 
+    def tags(self, column: ColumnElement[str]) -> Any:
+        """See Dialect."""
+        return func.json_each(_object(column)).table_valued("key", "value")
+
     def begin(self, connection: Connection, *, write: bool) -> None:
         """See Dialect."""
         # A transaction that reads first and writes later fails with "database is locked" when another one wrote in
@@ -202,6 +212,11 @@ class PostgresDialect:
         """See Dialect."""
         return func.unnest(bindparam(name, type_=ARRAY(Text))).table_valued("value").render_derived()
 
+    def tags(self, column: ColumnElement[str]) -> Any:
+        """See Dialect."""
+        pairs = func.json_each_text(cast(_object(column), JSON))
+        return pairs.table_valued("key", "value").render_derived()
+
     def begin(self, connection: Connection, *, write: bool) -> None:
         """See Dialect."""
         connection.execution_options(isolation_level="READ COMMITTED" if write else "REPEATABLE READ").begin()
@@ -215,6 +230,11 @@ class PostgresDialect:
     def sqlstate(self, error: DBAPIError) -> str:
         """See Dialect."""
         return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _object(column: ColumnElement[str]) -> ColumnElement[str]:
+    """The column's JSON; the empty text that stands for no tags is none."""
+    return case((column == "", "{}"), else_=column)
 
 
 def dialect_of(url: str, *, durable: bool = False) -> Dialect:

@@ -14,7 +14,7 @@ from runmeter_exporter.run import StoredRun
 from runmeter_exporter.store import OpenRun
 from runmeter_exporter.store.base import BaseRunStore
 from runmeter_exporter.store.ledger_memory import MemoryLedger
-from runmeter_exporter.store.rows import Rows, RunFilter, SourceRow
+from runmeter_exporter.store.rows import Rows, RunFilter, SourceRow, position
 
 T = TypeVar("T")
 
@@ -160,16 +160,26 @@ class MemoryRows:
         """See Rows."""
         return self._runs.get(run_id)
 
-    def page_runs(self, which: RunFilter, limit: int, after: tuple[int, str] | None) -> list[StoredRun]:
+    def page_runs(
+        self, which: RunFilter, limit: int, after: tuple[int, str] | None, order: str = "newest"
+    ) -> list[StoredRun]:
         """See Rows."""
-        wanted = [(name, value) for name, value in zip(RunFilter._fields, which, strict=True) if value is not None]
+        wanted = which.columns.items()
         found = [
-            run
+            ((position(run, order), run.run_id), run)
             for run in self._runs.values()
-            if all(getattr(run, name) == value for name, value in wanted)
-            and (after is None or (run.listed_at, run.run_id) < after)
+            if (which.statuses is None or run.status in which.statuses)
+            and all(getattr(run, name) == value for name, value in wanted)
+            and (which.model is None or any(key.model == which.model for _, key in run.cells))
+            and all(run.tags.get(key) == value for key, value in which.tags)
+            and (which.start is None or run.listed_at >= which.start)
+            and (which.end is None or run.listed_at < which.end)
         ]
-        return sorted(found, key=lambda run: (run.listed_at, run.run_id), reverse=True)[:limit]
+        upward = order == "oldest"
+        found.sort(key=lambda pair: pair[0], reverse=not upward)
+        if after is not None:
+            found = [pair for pair in found if (pair[0] > after if upward else pair[0] < after)]
+        return [run for _, run in found[:limit]]
 
     def open_runs(self, thread_ids: Sequence[str] | None = None) -> list[StoredRun]:
         """See Rows."""

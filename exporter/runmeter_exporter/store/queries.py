@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, cast
 
 from runmeter.sink import TERMINAL
 from runmeter.usage import ZERO, Usage
-from runmeter_exporter.answers import ActiveRun, Scrape, Series, counters, encode_cursor, thread_answer, totals_answer
+from runmeter_exporter.answers import ActiveRun, Scrape, Series, counters, thread_answer, totals_answer
 from runmeter_exporter.bounds import clean_id
+from runmeter_exporter.questions import BadQuestion, encode_cursor, no_such_group
 from runmeter_exporter.rollup import EVERYTHING, Place, series_key, thread_scope
 from runmeter_exporter.run import StoredRun
+from runmeter_exporter.shapes import DailyUsage, GrandUsage, ThreadPage, ThreadUsage
 from runmeter_exporter.store.rows import Rows
 
-GROUPS = ("day", "service", "user_id", "agent", "provider", "model", "caller")
+GROUPS = ("day", "month", "service", "user_id", "agent", "provider", "model", "caller")
 
 
-def thread_usages(rows: Rows, thread_ids: Sequence[str], include_active: bool) -> list[dict[str, Any]]:
+def thread_usages(rows: Rows, thread_ids: Sequence[str], include_active: bool) -> list[ThreadUsage]:
     """The totals of threads, in the order asked."""
     ids = [clean_id(thread_id) for thread_id in thread_ids]
     held = rows.rollups([thread_scope(thread_id) for thread_id in dict.fromkeys(ids)])
@@ -31,23 +33,25 @@ def thread_usages(rows: Rows, thread_ids: Sequence[str], include_active: bool) -
     ]
 
 
-def threads(rows: Rows, limit: int, after: tuple[int, str] | None) -> dict[str, Any]:
-    """One page of threads with their settled totals."""
+def threads(rows: Rows, limit: int, after: tuple[int, str] | None, include_active: bool) -> ThreadPage:
+    """One page of threads with their totals."""
     page = rows.page_threads(limit + 1, after)
     more, page = len(page) > limit, page[:limit]
     return {
-        "threads": thread_usages(rows, [thread_id for thread_id, _ in page], False),
+        "threads": thread_usages(rows, [thread_id for thread_id, _ in page], include_active),
         "next_cursor": encode_cursor((page[-1][1], page[-1][0])) if more else None,
     }
 
 
-def usage(rows: Rows, include_active: bool) -> dict[str, Any]:
+def usage(rows: Rows, include_active: bool) -> GrandUsage:
     """Grand totals."""
     held = rows.rollup(EVERYTHING)
     if include_active:
         return totals_answer(held, rows.open_runs(), True)
     # Thousands of active runs need not be read to be counted.
-    return {**totals_answer(held, (), False), "active_runs": rows.open_count()[0]}
+    answer = totals_answer(held, (), False)
+    answer["active_runs"] = rows.open_count()[0]
+    return answer
 
 
 def check_groups(group_by: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -55,12 +59,12 @@ def check_groups(group_by: Sequence[str]) -> tuple[list[str], list[str]]:
     columns, tags = [], []
     for group in group_by:
         if group in GROUPS:
-            columns.append(group)
+            columns.append("day" if group == "month" else group)
         elif group.startswith("tag.") and len(group) > 4:
             tags.append(group[4:])
         else:
-            raise ValueError(f"cannot group by {group!r}; groups are {', '.join(GROUPS)} and tag.<key>")
-    return columns + (["tags"] if tags else []), tags
+            raise BadQuestion(no_such_group(group, GROUPS))
+    return list(dict.fromkeys(columns)) + (["tags"] if tags else []), tags
 
 
 def check_days(*days: str | None) -> None:
@@ -70,23 +74,25 @@ def check_days(*days: str | None) -> None:
             try:
                 date.fromisoformat(day)
             except ValueError:
-                raise ValueError(f"{day!r} is not a day written as YYYY-MM-DD") from None
+                raise BadQuestion(f"{day!r} is not a day written as YYYY-MM-DD") from None
 
 
 def daily_answer(
     found: Sequence[tuple[tuple[str, ...], Usage]], columns: Sequence[str], tags: Sequence[str], group_by: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[DailyUsage]:
     """Rows of daily usage; groups in the order asked, sorted by them; null where nothing is known."""
     groups: dict[tuple[str, ...], Usage] = {}
     for values, usage in found:
         named = dict(zip(columns, values, strict=True))
+        if "day" in named:
+            named["month"] = named["day"][:7]
         if tags:
             known = json.loads(named["tags"]) if named["tags"] else {}
             named.update({f"tag.{key}": known.get(key, "") for key in tags})
         place = tuple(named[group] for group in group_by)
         groups[place] = groups.get(place, ZERO) + usage
     return [
-        {**{group: value or None for group, value in zip(group_by, place, strict=True)}, **counters(usage)}
+        cast(DailyUsage, {**{g: value or None for g, value in zip(group_by, place, strict=True)}, **counters(usage)})
         for place, usage in sorted(groups.items())
     ]
 

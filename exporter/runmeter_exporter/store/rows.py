@@ -28,10 +28,33 @@ class SourceRow(NamedTuple):
 class RunFilter(NamedTuple):
     """Which runs a listing shows; None does not filter."""
 
-    status: str | None = None
+    statuses: tuple[str, ...] | None = None
     thread_id: str | None = None
     service: str | None = None
     user_id: str | None = None
+    agent: str | None = None
+    model: str | None = None
+    """One that the run has used."""
+    tags: tuple[tuple[str, str], ...] = ()
+    """All of them."""
+    start: int | None = None
+    """Listed then or later; nanoseconds since the epoch, as is the next."""
+    end: int | None = None
+    """Listed before."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The fields of a run that must be equal to something."""
+        found = zip(("thread_id", "service", "user_id", "agent"), self[1:5], strict=True)
+        return {name: value for name, value in found if value is not None}
+
+
+def position(run: StoredRun, order: str) -> int:
+    """Where an order puts a run: when it was listed, or what it has used."""
+    if order in ("newest", "oldest"):
+        return run.listed_at
+    usage = run.reported()
+    return usage.total_tokens if order == "tokens" else usage.cost_nanousd
 
 
 class Rows(Protocol):
@@ -88,8 +111,10 @@ class Rows(Protocol):
     def run(self, run_id: str) -> StoredRun | None:
         """One run."""
 
-    def page_runs(self, which: RunFilter, limit: int, after: tuple[int, str] | None) -> list[StoredRun]:
-        """Newest first by (listed_at, run_id), from behind `after`."""
+    def page_runs(
+        self, which: RunFilter, limit: int, after: tuple[int, str] | None, order: str = "newest"
+    ) -> list[StoredRun]:
+        """From behind `after`, in an order of `questions.ORDERS`: by (`position` of the order, run_id)."""
 
     def open_runs(self, thread_ids: Sequence[str] | None = None) -> list[StoredRun]:
         """Runs that are not closed, of these threads or all."""

@@ -17,7 +17,7 @@ from runmeter_exporter.rollup import (
     Place,
 )
 from runmeter_exporter.run import StoredRun
-from runmeter_exporter.store import OpenRun
+from runmeter_exporter.store import OpenRun, paging
 from runmeter_exporter.store.dialects import Dialect
 from runmeter_exporter.store.records import (
     open_run,
@@ -66,18 +66,11 @@ class SqlReads:
         self._fill(found)
         return found[run_id]
 
-    def page_runs(self, which: RunFilter, limit: int, after: tuple[int, str] | None) -> list[StoredRun]:
+    def page_runs(
+        self, which: RunFilter, limit: int, after: tuple[int, str] | None, order: str = "newest"
+    ) -> list[StoredRun]:
         """See Rows."""
-        wanted = select(runs)
-        for name, value in zip(RunFilter._fields, which, strict=True):
-            if value is not None:
-                wanted = wanted.where(runs.c[name] == value)
-        if which.status in ("pending", "running"):
-            # Runs that work are few among many; their own index finds them whatever else is asked.
-            wanted = wanted.where(OPEN)
-        if after is not None:
-            wanted = wanted.where(tuple_(runs.c.listed_at, runs.c.run_id) < tuple_(*after))
-        wanted = wanted.order_by(runs.c.listed_at.desc(), runs.c.run_id.desc()).limit(limit)
+        wanted = paging.page_runs(self._dialect, which, limit, after, order)
         found = {row[0]: stored_run(row) for row in self._connection.execute(wanted)}
         self._fill(found)
         return list(found.values())

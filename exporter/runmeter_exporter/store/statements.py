@@ -90,7 +90,7 @@ class Statements:
                 index_elements=["scope", "dimension", "key"],
                 set_={
                     **{name: rollup.c[name] + excluded[name] for name in ("number", *COUNTERS)},
-                    "updated_at": _larger(rollup.c.updated_at, excluded.updated_at),
+                    "updated_at": larger(rollup.c.updated_at, excluded.updated_at),
                 },
             ),
             ROLLUP_COLUMNS,
@@ -98,7 +98,7 @@ class Statements:
         self.rollup_raise = make(
             upsert.on_conflict_do_update(
                 index_elements=["scope", "dimension", "key"],
-                set_={name: _larger(rollup.c[name], excluded[name]) for name in COUNTERS},
+                set_={name: larger(rollup.c[name], excluded[name]) for name in COUNTERS},
             ),
             ROLLUP_COLUMNS,
         )
@@ -182,5 +182,6 @@ class Statements:
         self.sources_locked = locked_sources.with_for_update() if dialect.locks_rows else locked_sources
 
 
-def _larger(left: Any, right: Any) -> Any:
+def larger(left: Any, right: Any) -> Any:
+    """The larger of two, in any database."""
     return case((right > left, right), else_=left)

@@ -6,22 +6,25 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from flask import Blueprint, Response, request
 
 from runmeter.sink import STATUSES
+from runmeter_exporter.answers import dollars
+from runmeter_exporter.questions import ORDERS, BadQuestion
+from runmeter_exporter.shapes import Run, Terminal
 from runmeter_exporter.store import RunStore
 from runmeter_exporter.web.problems import Problem
-from runmeter_exporter.web.query import CURSOR_LIMIT, ID_LIMIT, Query, body, text
+from runmeter_exporter.web.query import CURSOR_LIMIT, ID_LIMIT, TAG_PREFIX, Query, body, text
 
 BATCH_LIMIT = 100
 """Threads asked for at once."""
 ROWS_LIMIT = 50_000
 """Rows of one answer about days: a question without a bound is refused, not cut."""
-DAILY_GROUPS = ("day", "service", "user_id", "agent", "provider", "model", "caller")
-TAG_PREFIX = "tag."
+DAILY_GROUPS = ("day", "month", "service", "user_id", "agent", "provider", "model", "caller")
+FILTERS = ("service", "user_id", "agent", "model")
 
 Identifier = Annotated[str, msgspec.Meta(max_length=ID_LIMIT)]
 
@@ -36,7 +39,7 @@ class BatchQuestion(msgspec.Struct, forbid_unknown_fields=True):
 class RunEnd(msgspec.Struct, forbid_unknown_fields=True):
     """Body of POST /api/runs/{run_id}/end."""
 
-    status: Literal["success", "error", "timeout", "interrupted"]
+    status: Terminal
     stop_reason: Identifier | None = None
 
 
@@ -61,15 +64,28 @@ def blueprint(store: RunStore) -> Blueprint:
     def query(*known: str) -> Query:
         return Query(request.query_string, known)
 
-    def page_of_runs(asked: Query, thread_id: str | None, **filters: str | None) -> Response:
-        status = asked.choice("status", STATUSES)
-        limit, cursor = asked.limit(), asked.text("cursor", CURSOR_LIMIT)
+    def page_of_runs(*known: str, thread_id: str | None = None) -> Response:
+        asked = query("status", *FILTERS, TAG_PREFIX, "from", "to", "order", "limit", "cursor", *known)
         try:
-            return json_answer(store.runs(status=status, thread_id=thread_id, limit=limit, cursor=cursor, **filters))
-        except ValueError:
-            raise _foreign_cursor() from None
+            page = store.runs(
+                status=asked.choices("status", STATUSES),
+                thread_id=asked.text("thread_id") if thread_id is None else thread_id,
+                service=asked.text("service"),
+                user_id=asked.text("user_id"),
+                agent=asked.text("agent"),
+                model=asked.text("model"),
+                tags=asked.tags,
+                start=asked.text("from"),
+                end=asked.text("to"),
+                order=asked.choice("order", ORDERS, "newest") or "newest",
+                limit=asked.limit(),
+                cursor=asked.text("cursor", CURSOR_LIMIT),
+            )
+        except BadQuestion as error:
+            raise Problem(400, f"{error}.") from None
+        return json_answer(page)
 
-    def known_run(run_id: str, thread_id: str | None = None) -> dict[str, Any]:
+    def known_run(run_id: str, thread_id: str | None = None) -> Run:
         run = store.run(run_id)
         if run is None or (thread_id is not None and run["thread_id"] != thread_id):
             where = "" if thread_id is None else " in this thread"
@@ -78,12 +94,13 @@ def blueprint(store: RunStore) -> Blueprint:
 
     @api.get("/api/threads")
     def threads() -> Response:
-        asked = query("limit", "cursor")
+        asked = query("include_active", "limit", "cursor")
         limit, cursor = asked.limit(), asked.text("cursor", CURSOR_LIMIT)
+        active = asked.flag("include_active")
         try:
-            return json_answer(store.threads(limit=limit, cursor=cursor))
-        except ValueError:
-            raise _foreign_cursor() from None
+            return json_answer(store.threads(include_active=active, limit=limit, cursor=cursor))
+        except BadQuestion as error:
+            raise Problem(400, f"{error}.") from None
 
     @api.get("/api/threads/<id:thread_id>/token-usage")
     def thread_usage(thread_id: str) -> Response:
@@ -91,34 +108,28 @@ def blueprint(store: RunStore) -> Blueprint:
 
     @api.post("/api/threads/token-usage:batch")
     def thread_usages() -> Response:
-        query()
         question = body(request.get_data(), request.mimetype, BatchQuestion)
         thread_ids = [text(thread_id, "A thread id") for thread_id in question.thread_ids]
         return json_answer(store.thread_usages(thread_ids, include_active=question.include_active))
 
     @api.get("/api/threads/<id:thread_id>/runs")
     def thread_runs(thread_id: str) -> Response:
-        return page_of_runs(query("status", "limit", "cursor"), thread_id)
+        return page_of_runs(thread_id=thread_id)
 
     @api.get("/api/threads/<id:thread_id>/runs/<id:run_id>")
     def thread_run(thread_id: str, run_id: str) -> Response:
-        query()
         return json_answer(known_run(run_id, thread_id))
 
     @api.get("/api/runs")
     def runs() -> Response:
-        asked = query("status", "thread_id", "service", "user_id", "limit", "cursor")
-        thread_id, service, user_id = asked.text("thread_id"), asked.text("service"), asked.text("user_id")
-        return page_of_runs(asked, thread_id, service=service, user_id=user_id)
+        return page_of_runs("thread_id")
 
     @api.get("/api/runs/<id:run_id>")
     def run(run_id: str) -> Response:
-        query()
         return json_answer(known_run(run_id))
 
     @api.post("/api/runs/<id:run_id>/end")
     def end_run(run_id: str) -> Response:
-        query()
         end = body(request.get_data(), request.mimetype, RunEnd)
         reason = None if end.stop_reason is None else text(end.stop_reason, "stop_reason")
         if not store.end_run(run_id, end.status, reason):
@@ -152,10 +163,6 @@ def blueprint(store: RunStore) -> Blueprint:
     return api
 
 
-def _foreign_cursor() -> Problem:
-    return Problem(400, "cursor is not one that this server gave; leave it out to begin at the newest.")
-
-
 def _csv_answer(rows: Sequence[Mapping[str, Any]], group_by: Sequence[str]) -> Response:
     columns = list(rows[0]) if rows else list(group_by)
     out = io.StringIO()
@@ -172,4 +179,6 @@ def _cell(value: Any) -> Any:
     """A text that a spreadsheet would run as a formula gets an apostrophe in front: names come from outside."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return "'" + value
+    if isinstance(value, float):
+        return dollars(value)
     return "" if value is None else value

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
@@ -68,8 +69,9 @@ def create_app(
     app = _app(Access(read_token, allowed_hosts), READ_BODY_LIMIT)
     app.register_blueprint(api.blueprint(store))
     app.register_blueprint(page.blueprint())
-    document = openapi.document(metrics=scraper is not None, token=read_token is not None)
-    app.add_url_rule("/openapi.json", "openapi", lambda: api.json_answer(document))
+    document = partial(openapi.document, metrics=scraper is not None, token=read_token is not None)
+    # As it was asked for: whoever reads the document elsewhere knows where this is served.
+    app.add_url_rule("/openapi.json", "openapi", lambda: api.json_answer(document(server=request.host_url[:-1])))
     if scraper is not None:
         _serve_metrics(app, scraper)
     _serve_probes(app, _Readiness(store, clock))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from runmeter.sink import STATUSES
-from runmeter_exporter.web.api import DAILY_GROUPS, ROWS_LIMIT, TAG_PREFIX
+from runmeter_exporter.questions import ORDERS, TIME_PATTERN
+from runmeter_exporter.web.api import DAILY_GROUPS, FILTERS, ROWS_LIMIT
 from runmeter_exporter.web.openapi_schemas import Schema, ref, schemas, text
-from runmeter_exporter.web.query import BOOLEANS, CURSOR_LIMIT, DEFAULT_PAGE, LARGEST_PAGE
+from runmeter_exporter.web.query import CURSOR_LIMIT, DEFAULT_PAGE, LARGEST_PAGE, TAG_LIMIT, TAG_PREFIX
 
 
-def document(*, metrics: bool = True, token: bool = False) -> Schema:
-    """The whole document; `metrics`: /metrics is served here, `token`: requests must show one."""
+def document(*, metrics: bool = True, token: bool = False, server: str = "/") -> Schema:
+    """The whole document; `metrics`: /metrics is served here, `token`: requests must show one, `server`: where this is
+    served, for who reads it elsewhere."""
     paths = _paths()
     if metrics:
         paths["/metrics"] = _metrics()
@@ -23,18 +25,19 @@ def document(*, metrics: bool = True, token: bool = False) -> Schema:
             "description": "What agent runs have spent: tokens, calls, messages, money. Completed runs by default, "
             "runs that still work with `include_active`. Errors are RFC 9457 problem documents.",
         },
+        "servers": [{"url": server}],
         "paths": paths,
-        "components": {"schemas": schemas()},
+        "components": {"schemas": schemas(), "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "security": [{"token": []}] if token else [{}, {"token": []}],
     }
-    if token:
-        described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        described["security"] = [{"token": []}]
     return described
 
 
 def _paths() -> Schema:
     thread, run = _id("thread_id"), _id("run_id")
-    active = _query("include_active", {"enum": list(BOOLEANS)}, "Add the usage of runs that are not closed.")
+    active = _query(
+        "include_active", {"type": "boolean", "default": False}, "Add the usage of runs that work or are not closed."
+    )
     page = [
         _query(
             "limit", {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": DEFAULT_PAGE}, "Page size."
@@ -45,10 +48,23 @@ def _paths() -> Schema:
             "The `next_cursor` of the page before.",
         ),
     ]
-    status = _query("status", {"enum": list(STATUSES)}, "Only runs of this status.")
+    statuses = {"type": "array", "items": {"type": "string", "enum": list(STATUSES)}}
+    when = {"type": "string", "maxLength": 64, "pattern": TIME_PATTERN}
+    order = {"type": "string", "enum": list(ORDERS), "default": ORDERS[0]}
+    tag_name = f"^{TAG_PREFIX.replace('.', '[.]')}[^\\u0000]{{1,{TAG_LIMIT}}}$"
+    tags = {
+        "type": "object",
+        "additionalProperties": {"type": "string", "maxLength": TAG_LIMIT, "pattern": "^[^\\u0000]*$"},
+        "propertyNames": {"pattern": tag_name},
+        "maxProperties": 8,
+    }
     filters = [
-        status,
-        *(_query(name, text(), f"Only runs of this {name}.") for name in ("thread_id", "service", "user_id")),
+        _query("status", statuses, "Only runs of these statuses: repeated, or separated by commas."),
+        *(_query(name, text(), f"Only runs of this {name.removesuffix('_id')}.") for name in FILTERS),
+        _query("tags", tags, "Only runs with these tags, each a parameter of its own: `tag.team=research`."),
+        _query("from", when, "Only runs that began then or later: a UTC day, or a time such as 2026-01-31T12:00:00Z."),
+        _query("to", when, "Only runs that began before then, or by the end of that UTC day."),
+        _query("order", order, "What comes first; `tokens` and `cost`: the most. They add up all that is asked for."),
     ]
     tag = f"{TAG_PREFIX.replace('.', '[.]')}[^,\\u0000]{{1,64}}"
     group = f"({'|'.join(DAILY_GROUPS)}|{tag})"
@@ -62,13 +78,13 @@ def _paths() -> Schema:
         ),
         _query(
             "format",
-            {"enum": ["json", "csv"], "default": "json"},
-            "In CSV a text that a spreadsheet would take for a formula has an apostrophe in front.",
+            {"type": "string", "enum": ["json", "csv"], "default": "json"},
+            "In CSV money is decimal, and a text that a spreadsheet would run as a formula has an apostrophe in front.",
         ),
     ]
     return {
         "/api/threads": {
-            "get": _get("threads", "Threads by latest activity, with their totals.", page, ref("ThreadPage")),
+            "get": _get("threads", "Threads by latest activity, with totals.", [active, *page], ref("ThreadPage")),
         },
         "/api/threads/token-usage:batch": {
             "post": _post(
@@ -85,12 +101,19 @@ def _paths() -> Schema:
             ),
         },
         "/api/threads/{thread_id}/runs": {
-            "get": _get("threadRuns", "Runs of a thread, newest first.", [thread, status, *page], ref("RunPage")),
+            "get": _get("threadRuns", "Runs of a thread, newest first.", [thread, *filters, *page], ref("RunPage")),
         },
         "/api/threads/{thread_id}/runs/{run_id}": {
             "get": _get("threadRun", "A run of a thread.", [thread, run], ref("Run"), missing=True),
         },
-        "/api/runs": {"get": _get("runs", "Runs, newest first.", [*filters, *page], ref("RunPage"))},
+        "/api/runs": {
+            "get": _get(
+                "runs",
+                "Runs, newest first.",
+                [_query("thread_id", text(), "Only runs of this thread."), *filters, *page],
+                ref("RunPage"),
+            )
+        },
         "/api/runs/{run_id}": {"get": _get("run", "A run.", [run], ref("Run"), missing=True)},
         "/api/runs/{run_id}/end": {
             "post": _post(
@@ -113,7 +136,7 @@ def _paths() -> Schema:
                 f"Settled usage by day; an answer of more than {ROWS_LIMIT} rows is refused.",
                 daily,
                 {"type": "array", "items": ref("DailyUsage")},
-                other={"text/csv": {"schema": {}}},
+                other={"text/csv": {"schema": {"type": "string"}}},
             ),
         },
         "/openapi.json": {"get": _get("contract", "This document.", [], {"type": "object"})},
@@ -188,7 +211,7 @@ def _probe(name: str, summary: str) -> Schema:
 
 
 def _metrics() -> Schema:
-    known = {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|0|1|)$"}
+    known = {"type": "boolean", "default": False}
     active = _query("include_active", known, "Add gauges and burn counters of active runs.")
     exposition = {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")}
     return {

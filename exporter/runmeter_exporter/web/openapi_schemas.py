@@ -1,100 +1,60 @@
-"""The shapes of questions and answers, as the JSON Schema that OpenAPI 3.1 refers to."""
+"""The shapes of questions and answers as OpenAPI's JSON Schema, made from the types that Python has."""
 
 from __future__ import annotations
 
-from typing import Any
+import types
+import typing
+from typing import Any, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
 from runmeter.sink import STATUSES, TERMINAL
-from runmeter_exporter.web.api import BATCH_LIMIT, DAILY_GROUPS, TAG_PREFIX
+from runmeter_exporter import shapes
+from runmeter_exporter.web.api import BATCH_LIMIT
 from runmeter_exporter.web.query import ID_LIMIT
 
 Schema = dict[str, Any]
 
-_USAGE_STATES = ("active", "closing", "settled", "lower_bound")
-_COUNTS = (
-    "total_tokens",
-    "total_input_tokens",
-    "total_output_tokens",
-    "llm_call_count",
-    "llm_call_failures",
-    "calls_without_usage",
-    "message_count",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-    "unpriced_tokens",
+_SHAPES = (
+    shapes.Counters,
+    shapes.UsageLine,
+    shapes.Share,
+    shapes.CallerTokens,
+    shapes.ThreadUsage,
+    shapes.GrandUsage,
+    shapes.ThreadPage,
+    shapes.Run,
+    shapes.RunPage,
+    shapes.DailyUsage,
 )
+_SIMPLE: dict[Any, Schema] = {
+    int: {"type": "integer", "minimum": 0},
+    float: {"type": "number", "minimum": 0},
+    str: {"type": "string"},
+    bool: {"type": "boolean"},
+    type(None): {"type": "null"},
+}
+_SAID = {
+    "cost_usd": "Null when nothing in it was priced.",
+    "by_model": "A run that used several models is in each; one that used none is `unknown`.",
+    "active": "With include_active: the part of the runs that are not closed.",
+}
 
 
 def schemas() -> Schema:
     """Every shape by its name."""
-    count: Schema = {"type": "integer", "minimum": 0}
-    counters: Schema = dict.fromkeys(_COUNTS, count)
-    counters["cost_usd"] = {
-        "type": ["number", "null"],
-        "minimum": 0,
-        "description": "Null when nothing in it was priced.",
-    }
-    nullable: Schema = {"type": ["string", "null"]}
-    time: Schema = {"type": "string", "format": "date-time"}
-    time_or_null: Schema = {"type": ["string", "null"], "format": "date-time"}
-    share = _object({"tokens": count, "runs": count})
-    text_value: Schema = {"type": "string"}
-    usage = {
-        "type": "array",
-        "items": _object({**dict.fromkeys(("provider", "model", "caller"), text_value), **counters}),
-    }
-    totals: Schema = {
-        **counters,
-        "total_runs": count,
-        "by_model": {"type": "object", "additionalProperties": share},
-        "by_caller": _object({"lead_agent": count, "subagent": count, "middleware": count}),
-        "include_active": {"type": "boolean"},
-        "by_status": {"type": "object", "additionalProperties": share, "propertyNames": {"enum": list(STATUSES)}},
-        "active_runs": count,
-        "lower_bound_runs": count,
-        "updated_at": time_or_null,
-        "usage": usage,
-    }
-    active: Schema = {"active": {**_object(counters), "description": "The part of active runs, with include_active."}}
+    described = {shape.__name__: _answer(shape) for shape in _SHAPES}
+    # A `tag.<key>` for each tag that was grouped by.
+    described["DailyUsage"]["additionalProperties"] = {"type": ["string", "null"]}
+    for name in ("ThreadUsage", "GrandUsage"):
+        described[name]["properties"]["by_status"]["propertyNames"] = {"enum": list(STATUSES)}
     return {
-        "ThreadUsage": _object({"thread_id": {"type": "string"}, **totals}, active),
-        "GrandUsage": _object({**totals, "unthreaded_runs": count}, active),
-        "ThreadPage": _object({"threads": {"type": "array", "items": ref("ThreadUsage")}, "next_cursor": nullable}),
-        "Run": _object(
-            {
-                "run_id": {"type": "string"},
-                **dict.fromkeys(("thread_id", "service", "agent", "user_id"), nullable),
-                "tags": {"type": "object", "additionalProperties": {"type": "string"}},
-                "status": {"enum": list(STATUSES)},
-                "usage_state": {"enum": list(_USAGE_STATES)},
-                "model_name": nullable,
-                **counters,
-                "lead_agent_tokens": count,
-                "subagent_tokens": count,
-                "middleware_tokens": count,
-                "set_aside": {"type": "object", "additionalProperties": count},
-                "stop_reason": nullable,
-                "created_at": time,
-                "updated_at": time,
-                "ended_at": time_or_null,
-                "usage": usage,
-            }
-        ),
-        "RunPage": _object({"runs": {"type": "array", "items": ref("Run")}, "next_cursor": nullable}),
-        "DailyUsage": {
-            "type": "object",
-            "properties": {**dict.fromkeys(DAILY_GROUPS, nullable), **counters},
-            "patternProperties": {f"^{TAG_PREFIX.replace('.', '[.]')}": nullable},
-            "additionalProperties": False,
-            "required": list(counters),
-        },
+        **described,
         "BatchQuestion": _object(
             {"thread_ids": {"type": "array", "maxItems": BATCH_LIMIT, "items": text()}},
             {"include_active": {"type": "boolean", "default": False}},
         ),
         "RunEnd": _object(
-            {"status": {"enum": list(TERMINAL)}}, {"stop_reason": {**text(), "type": ["string", "null"]}}
+            {"status": {"type": "string", "enum": list(TERMINAL)}},
+            {"stop_reason": {**text(), "type": ["string", "null"]}},
         ),
         "Problem": _object(
             {
@@ -106,6 +66,43 @@ def schemas() -> Schema:
             {"instance": {"type": "string"}},
         ),
     }
+
+
+def _answer(shape: Any) -> Schema:
+    hints = get_type_hints(shape, include_extras=True)
+    required = {name: _schema(hint, name) for name, hint in hints.items() if get_origin(hint) is not NotRequired}
+    optional = {name: _schema(hint, name) for name, hint in hints.items() if name not in required}
+    return {**_object(required, optional), "description": (shape.__doc__ or "").partition("\n")[0]}
+
+
+def _schema(hint: Any, name: str = "") -> Schema:
+    """The JSON Schema of a type."""
+    if hint in _SIMPLE:
+        return dict(_SIMPLE[hint])
+    if is_typeddict(hint):
+        # What stands beside a reference is dropped by some generators.
+        return {"allOf": [ref(hint.__name__)], "description": _SAID[name]} if name in _SAID else ref(hint.__name__)
+    arguments = get_args(hint)
+    match get_origin(hint):
+        case typing.NotRequired:
+            found = _schema(arguments[0], name)
+        case typing.Annotated:
+            found = {**_schema(arguments[0]), "format": arguments[1]}
+        case typing.Literal:
+            found = {"type": "string", "enum": list(arguments)}
+        case types.UnionType | typing.Union:
+            (inner,) = (one for one in arguments if one is not type(None))
+            found = _schema(inner)
+            found["type"] = [found["type"], "null"]
+        case origin if origin is list:
+            found = {"type": "array", "items": _schema(arguments[0])}
+        case origin if origin is dict:
+            found = {"type": "object", "additionalProperties": _schema(arguments[1])}
+        case _:
+            raise TypeError(f"no JSON Schema is known for {hint}")
+    if name in _SAID:
+        found["description"] = _SAID[name]
+    return found
 
 
 def _object(required: Schema, optional: Schema | None = None) -> Schema:

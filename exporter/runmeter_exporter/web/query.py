@@ -1,11 +1,9 @@
-"""What a request asks, read strictly: an unknown, repeated or malformed parameter is an error that names it.
-
-Ignoring a misspelt `include_active` would answer with another number than was asked for.
-"""
+"""What a request asks: a malformed or repeated parameter is an error that names it; one that the route does not know is
+ignored, as clients of the API that ours follows expect."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -13,16 +11,19 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 from werkzeug.routing import BaseConverter
 
+from runmeter_exporter import questions
+from runmeter_exporter.questions import boolean, no_such_group
 from runmeter_exporter.web.problems import Problem
 
 ID_LIMIT = 256
 """Characters of any id, of a user, a service or a thread."""
 CURSOR_LIMIT = 1024
 DEFAULT_PAGE = 50
-LARGEST_PAGE = 500
-
-BOOLEANS = {"true": True, "false": False, "True": True, "False": False, "1": True, "0": False}
-"""As people, Python's requests and browsers' forms spell them."""
+LARGEST_PAGE = questions.LIMIT
+TAG_LIMIT = 64
+TAG_PREFIX = "tag."
+LISTS = frozenset({"status"})
+"""Parameters that may be given several times."""
 
 T = TypeVar("T")
 
@@ -59,22 +60,29 @@ class Query:
             pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=32)
         except ValueError:
             raise Problem(400, "The query is not percent-encoded UTF-8, or has more than 32 parameters.") from None
-        self._values = dict(pairs)
-        for name in self._values:
-            if name not in known:
-                listed = f"it takes {', '.join(known)}" if known else "it takes none"
-                raise Problem(400, f'Unknown parameter "{name[:64]}": {listed}.')
-        if len(self._values) < len(pairs):
-            raise Problem(400, "A parameter is given twice.")
+        self._values: dict[str, str] = {}
+        self._lists: dict[str, list[str]] = {}
+        self._tags: dict[str, str] = {}
+        for name, value in pairs:
+            if name in LISTS and name in known:
+                self._lists.setdefault(name, []).extend(value.split(","))
+            elif name.startswith(TAG_PREFIX) and TAG_PREFIX in known:
+                key = name.removeprefix(TAG_PREFIX)
+                if not key or key in self._tags:
+                    raise Problem(400, f"{name[:64]} is given twice." if key else f"{name} names no tag.")
+                self._tags[text(key, "A tag's name", TAG_LIMIT)] = text(value, name[:64], TAG_LIMIT)
+            elif name in known:
+                if name in self._values:
+                    raise Problem(400, f"{name} is given twice.")
+                self._values[name] = value
 
     def flag(self, name: str) -> bool:
-        """true or false; false when absent."""
-        value = self._values.get(name)
-        if value is None:
-            return False
-        if value not in BOOLEANS:
+        """true or false in any usual spelling; false when absent."""
+        value = self._values.get(name, "false")
+        said = boolean(value)
+        if said is None:
             raise Problem(400, f'{name} is "{value[:64]}"; it is true or false.')
-        return BOOLEANS[value]
+        return said
 
     def limit(self) -> int:
         """Page size, 1 to 500; 50 when absent."""
@@ -97,6 +105,21 @@ class Query:
             raise Problem(400, f'{name} is "{value[:64]}"; it is one of {", ".join(choices)}.')
         return value
 
+    def choices(self, name: str, choices: Sequence[str]) -> tuple[str, ...] | None:
+        """Some of `choices`, repeated or separated by commas; None when absent."""
+        found = self._lists.get(name)
+        if found is None:
+            return None
+        for value in found:
+            if value not in choices:
+                raise Problem(400, f'{name} is "{value[:64]}"; it is of {", ".join(choices)}.')
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """What `tag.<key>=` ask for."""
+        return self._tags
+
     def day(self, name: str) -> str | None:
         """A UTC day, YYYY-MM-DD."""
         value = self._values.get(name)
@@ -118,7 +141,7 @@ class Query:
         found = tuple(value.split(","))
         for one in found:
             if one not in choices and not (one.startswith(prefix) and len(one) > len(prefix)):
-                raise Problem(400, f'{name} has "{one[:64]}"; it takes {", ".join(choices)} and {prefix}<key>.')
+                raise Problem(400, f'{name} has "{one[:64]}": {no_such_group(one[:64], choices)}.')
             text(one, name, len(prefix) + 64)
         if len(set(found)) < len(found):
             raise Problem(400, f"{name} names something twice.")
