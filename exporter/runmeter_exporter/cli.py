@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from runmeter import commands
+from runmeter_exporter.console.grafana import grafana
 from runmeter_exporter.console.options import (
     DURATION,
     Address,
@@ -271,6 +272,9 @@ def demo(listen: Address | None, otlp_listen: Address | None, **options: Any) ->
     from runmeter_exporter.demo.fleet import demo
 
     return demo(listen or Address("127.0.0.1", 0), otlp_listen, **options)
+
+
+cli.add_command(grafana)
 
 
 def _agents(name: str) -> None:
