@@ -15,8 +15,9 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from runmeter_exporter.web.access import Access, AccessError, Token, hostname, is_loopback, require_token
-from runmeter_exporter.web.app import create_otlp_app
+from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.web.access import Access, AccessError, Token, hostname, is_loopback, origin_of, require_token
+from runmeter_exporter.web.app import create_app, create_otlp_app
 from runmeter_exporter.web.problems import Problem
 
 
@@ -270,6 +271,98 @@ def test_reads_of_other_sites_are_refused_but_links_may_be_followed() -> None:
         assert refused(Access(), host="localhost", method="POST", sec_fetch_site=site, sec_fetch_mode="navigate") == 403
     for site in ("same-origin", "none"):
         assert refused(Access(), host="localhost", method="GET", sec_fetch_site=site, sec_fetch_mode="cors") is None
+
+
+# Pages that may read
+
+
+@pytest.mark.parametrize(
+    ("written", "origin"),
+    [
+        ("https://app.example.org", "https://app.example.org"),
+        (" HTTPS://App.Example.org:443/ ", "https://app.example.org"),
+        ("http://localhost:80", "http://localhost"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+    ],
+)
+def test_an_allowed_origin_is_kept_as_browsers_write_it(written: str, origin: str) -> None:
+    """Case, a last slash and a usual port make no difference."""
+    assert origin_of(written) == origin
+    assert Access(allowed_origins=[written]).may_read(origin)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["*", "null", "", "app.example.org", "https://*.example.org", "https://a.org/path", "ftp://a.org", "https://",
+     "https://u@a.org", "https://a.org:", "https://a.org:x", "https://a.org?x", "file:///x", "https://a.org,https://b.org"],
+)  # fmt: skip
+def test_what_is_no_origin_is_a_configuration_error(written: str) -> None:
+    """No wildcard and no null either: any page could then read what this machine has spent."""
+    with pytest.raises(AccessError, match="not the origin of a page"):
+        Access(allowed_origins=[written])
+
+
+def test_an_allowed_page_reads_and_does_nothing_else() -> None:
+    """GET with the headers that let it see the answer, refusals included; no POST, no credentials, no other page."""
+    page = {"Origin": "https://app.example.org", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
+    token = {"Authorization": "Bearer t"}
+    app = create_app(MemoryRunStore(), read_token="t", allowed_origins=["https://app.example.org"])
+    with serving(app) as server:
+        for target, sent, status in (
+            ("/api/usage", page | token, 200),
+            ("/api/usage", page, 401),
+            ("/api/runs/none", page | token, 404),
+            ("/api/runs?limit=0", page | token, 400),
+        ):
+            answer = ask(server, target, headers=sent)
+            assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (status, page["Origin"]), target
+            assert "Origin" in answer.headers["Vary"]
+            assert "ETag" in answer.headers["Access-Control-Expose-Headers"]
+            assert "Access-Control-Allow-Credentials" not in answer.headers
+        tag = ask(server, "/api/usage", headers=page | token).headers["ETag"]
+        same = ask(server, "/api/usage", headers=page | token | {"If-None-Match": tag})
+        assert (same.status, same.headers["Access-Control-Allow-Origin"]) == (304, page["Origin"])
+        sent = page | token | {"Content-Type": "application/json"}
+        assert ask(server, "/api/runs/r/end", "POST", sent, b'{"status": "error"}').status == 403
+        for origin in ("https://evil.example", "https://app.example.org.evil.org", "http://app.example.org", "null"):
+            answer = ask(server, "/api/usage", headers=page | token | {"Origin": origin})
+            assert answer.status == 403
+            assert "Access-Control-Allow-Origin" not in answer.headers
+            assert "Origin" in answer.headers["Vary"]
+        rebound = ask(server, "/api/usage", headers=page | token | {"Host": "evil.example"})
+        assert rebound.status == 421
+        assert "Access-Control-Allow-Origin" not in rebound.headers
+        image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+        assert ask(server, "/api/usage", headers=image | token).status == 403
+
+
+def test_a_browser_that_asks_first_is_told() -> None:
+    """A preflight shows no token; it is answered for reading, for a private network too, and refused for the rest."""
+    app = create_app(MemoryRunStore(), read_token="t", allowed_origins=["https://app.example.org"])
+    asked = {"Origin": "https://app.example.org", "Access-Control-Request-Method": "GET"}
+    more = {"Access-Control-Request-Headers": "authorization", "Access-Control-Request-Private-Network": "true"}
+    with serving(app) as server:
+        answer = ask(server, "/api/threads/a%2Fb/token-usage", "OPTIONS", asked | more)
+        assert (answer.status, answer.body) == (204, b"")
+        assert answer.headers["Access-Control-Allow-Origin"] == asked["Origin"]
+        assert answer.headers["Access-Control-Allow-Methods"] == "GET, HEAD"
+        assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+        assert answer.headers["Access-Control-Allow-Private-Network"] == "true"
+        for change in ({"Access-Control-Request-Method": "POST"}, {"Origin": "https://evil.example"}):
+            refusal = ask(server, "/api/runs/r/end", "OPTIONS", asked | change)
+            assert refusal.status == 403
+            assert "Access-Control-Allow-Methods" not in refusal.headers
+
+
+def test_no_page_may_read_by_default() -> None:
+    """Without an allowed origin no answer says anything of other pages, and the ingest never does."""
+    with serving(create_app(MemoryRunStore())) as server:
+        answer = ask(server, "/api/usage")
+        assert answer.status == 200
+        assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+        asked = {"Origin": "https://app.example.org", "Access-Control-Request-Method": "GET"}
+        assert ask(server, "/api/usage", "OPTIONS", asked).status == 403
 
 
 # Through a server

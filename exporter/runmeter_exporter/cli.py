@@ -239,6 +239,8 @@ def prune(database_url: str | None, older_than: float, forget_threads: bool, as_
 @token("--ingest-token", "Bearer token for POST /v1/*.")
 @option("--allow-unauthenticated", is_flag=True, help="Listen beyond loopback without tokens.")
 @option("--allowed-host", "allowed_hosts", multiple=True, help="A Host that requests may name; repeat for more.")
+@option("--allow-origin", "allowed_origins", multiple=True, metavar="ORIGIN",
+        help="A web page's origin that may read REST (GET only); repeat for more.")  # fmt: skip
 @option("--access-log", is_flag=True, help="Log requests.")
 def serve(**options: Any) -> int:
     """Run the sidecar: takes OTLP in, answers REST, is scraped by Prometheus."""

@@ -47,6 +47,7 @@ class Config:
     ingest_token_file: str | None = None
     allow_unauthenticated: bool = False
     allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
     access_log: bool = False
 
 
@@ -116,7 +117,10 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
     def hosts(address: Address) -> tuple[str, ...]:
         return (address.host, *config.allowed_hosts)
 
-    rest = create_app(store, scraper=scraper, read_token=tokens["read"], allowed_hosts=hosts(config.listen))
+    rest = create_app(
+        store, scraper=scraper, read_token=tokens["read"], allowed_hosts=hosts(config.listen),
+        allowed_origins=config.allowed_origins,
+    )  # fmt: skip
     listen(rest, config.listen, "REST, page and scrape")
     if config.otlp_listen is not None:
         otlp = create_otlp_app(

@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -90,14 +91,18 @@ class Token:
 class Access:
     """What one listener asks of a request. Pure but for a token file: the same headers give the same answer."""
 
-    def __init__(self, token: Token | str | None = None, allowed_hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self, token: Token | str | None = None, allowed_hosts: Iterable[str] = (), allowed_origins: Iterable[str] = ()
+    ) -> None:
         """`allowed_hosts`: the host listened on and what the operator added. Loopback is always allowed; `0.0.0.0` or
-        `::` allows every address in digits (a name cannot hide behind one); `*.example.org` allows what is below it."""
+        `::` allows every address in digits (a name cannot hide behind one); `*.example.org` allows what is below it.
+        Pages of `allowed_origins` may read (GET and HEAD), no more."""
         self.token = Token(token) if isinstance(token, str) else token
         hosts = {_bare(host) for host in allowed_hosts}
         self._any_address = bool(hosts & WILDCARDS)
         self._hosts = frozenset(hosts - WILDCARDS)
         self._any_host = "*" in hosts
+        self.allowed_origins = frozenset(map(origin_of, allowed_origins))
 
     def check_host(self, host: str | None, http_1_0: bool = False) -> None:
         """Raises a 421 problem for a `Host` that is not ours; only HTTP/1.0 may leave it out."""
@@ -130,6 +135,8 @@ class Access:
         if origin is not None:
             if self._own_origin(origin, headers.get("Host", "")):
                 return
+            if self.may_read(origin) and method in ("GET", "HEAD"):
+                return
             raise Problem(403, "A web page of another origin may not use this server.")
         site = headers.get("Sec-Fetch-Site", "none")
         if site in ("none", "same-origin"):
@@ -137,6 +144,10 @@ class Access:
         if headers.get("Sec-Fetch-Mode") == "navigate" and method in ("GET", "HEAD"):
             return
         raise Problem(403, "A web page of another site may not use this server.")
+
+    def may_read(self, origin: str | None) -> bool:
+        """Whether pages of this origin were allowed to read."""
+        return origin in self.allowed_origins
 
     def _own_origin(self, origin: str, host: str) -> bool:
         try:
@@ -162,6 +173,20 @@ class Access:
             f"The Authorization header {how}. Send Bearer with the token, or Basic with it as the password.",
             {"WWW-Authenticate": 'Bearer realm="runmeter"'},
         )
+
+
+def origin_of(text: str) -> str:
+    """An origin as browsers write it. Raises `AccessError` for what is none; no wildcard: each page is named."""
+    said = text.strip().removesuffix("/").lower()
+    scheme, separator, place = said.partition("://")
+    host, colon, port = place.rpartition(":") if re.search(r":[0-9]*$", place) else (place, "", "")
+    if scheme not in ("http", "https") or not separator or hostname(place) is None or (colon and not port):
+        raise AccessError(
+            f"{text!r} is not the origin of a page: write https://HOST or https://HOST:PORT, without a path; "
+            "a wildcard or null would let any page read"
+        )
+    usual = {"http": "80", "https": "443"}[scheme]
+    return f"{scheme}://{host}" if port in ("", usual) else f"{scheme}://{host}:{port}"
 
 
 def require_token(

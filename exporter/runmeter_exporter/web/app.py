@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 from flask import Flask, Response, g, request
 
 from runmeter_exporter.store import RunStore
-from runmeter_exporter.web import api, openapi, page, problems
+from runmeter_exporter.web import api, cors, openapi, page, problems
 from runmeter_exporter.web.access import Access, Token
 from runmeter_exporter.web.problems import Problem
 from runmeter_exporter.web.query import IdConverter
@@ -59,14 +59,15 @@ def create_app(
     scraper: Scraper | None = None,
     read_token: Token | str | None = None,
     allowed_hosts: Iterable[str] = (),
+    allowed_origins: Iterable[str] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Flask:
     """REST, page, /metrics (with a `scraper`), /openapi.json and probes over `store`.
 
     `read_token` is asked for on everything but the probes and the page's shell. `allowed_hosts` are the host that is
-    listened on and what the operator added; see `Access`.
+    listened on and what the operator added, `allowed_origins` whose pages may read; see `Access`.
     """
-    app = _app(Access(read_token, allowed_hosts), READ_BODY_LIMIT)
+    app = _app(Access(read_token, allowed_hosts, allowed_origins), READ_BODY_LIMIT)
     app.register_blueprint(api.blueprint(store))
     app.register_blueprint(page.blueprint())
     document = partial(openapi.document, metrics=scraper is not None, token=read_token is not None)
@@ -143,15 +144,21 @@ def _app(access: Access, body_limit: int) -> Flask:
     problems.install(app)
 
     @app.before_request
-    def guard() -> None:
+    def guard() -> Response | None:
         if request.endpoint not in _PROBES:
             http_1_0 = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
             access.check_host(request.environ.get("HTTP_HOST"), http_1_0)
             if "runmeter.authority" in request.environ:
                 access.check_host(request.environ["runmeter.authority"])
+            answered = cors.preflight(access)
+            if answered is not None:
+                return answered
             access.check_origin(dict(request.headers), request.method)
         if request.endpoint not in _OPEN:
             access.check_token(request.headers.get("Authorization"))
+        return None
+
+    cors.install(app, access)
 
     @app.after_request
     def harden(response: Response) -> Response:
