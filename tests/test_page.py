@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, DRIVER, Browser, chromium
 from http_kit import ask, serving
 from runs_kit import snapshot, usage
+from sidecar_process import Sidecar
 
 from runmeter_exporter.run import CellKey
 from runmeter_exporter.scrape import Scraper
@@ -34,7 +39,7 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
     """No other host in its files, no script or style inside the HTML, and a policy under which neither would run."""
     html = (STATIC / "page.html").read_text("utf-8")
     for name in ("page.html", "page.js", "page.css"):
-        text = (STATIC / name).read_text("utf-8").replace("http://127.0.0.1:4318", "")
+        text = (STATIC / name).read_text("utf-8")
         assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", text), name
     assert not re.search(r"<style|<script>|\sstyle=|\son\w+=", html)
     script = (STATIC / "page.js").read_text("utf-8")
@@ -56,6 +61,14 @@ def test_the_page_is_revalidated() -> None:
             assert ask(server, path, headers={"If-None-Match": answer.headers["ETag"]}).status == 304
 
 
+def test_what_is_served_needs_the_token() -> None:
+    """The page's shell is open; the store's address, which has no password, is not."""
+    with serving(create_app(MemoryRunStore(), read_token="s3cret", about={"store": "sqlite:///x"})) as server:
+        assert ask(server, "/about.json").status == 401
+        answer = ask(server, "/about.json", headers={"Authorization": "Bearer s3cret"})
+        assert (answer.status, json.loads(answer.body)) == (200, {"store": "sqlite:///x"})
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as tab:
@@ -65,16 +78,43 @@ def browser() -> Iterator[Browser]:
 class TestInABrowser:
     pytestmark = in_a_browser
 
-    def test_with_no_run_it_says_what_to_do(self, browser: Browser) -> None:
-        """Both doors and the demo are named, and no console message shows that something was blocked."""
-        with serving(create_app(MemoryRunStore())) as server:
-            browser.open(server.url)
-            browser.wait("!document.getElementById('first').hidden")
-            text = browser.text("first")
-            assert "runmeter.instrument()" in text
-            assert "OTEL_EXPORTER_OTLP_ENDPOINT" in text
+    def test_the_empty_pages_lines_lead_to_a_first_token(self, browser: Browser, tmp_path: Path) -> None:
+        """What it shows to copy, run as it is shown, makes its numbers appear; store and OTLP are those in use, and no
+        console message shows that something was blocked."""
+        with Sidecar(f"sqlite:///{tmp_path}/a store.db") as sidecar:
+            browser.open(sidecar.url)
+            browser.wait("!document.getElementById('first').hidden && !document.getElementById('serves').hidden")
+            assert "runmeter[store]" in browser.text("first")
+            assert f"OTEL_EXPORTER_OTLP_ENDPOINT={sidecar.otlp_url}\n" in browser.text("otlp")
+            assert browser.text("serves") == f"Store: {sidecar.database_url}. OTLP/HTTP: {sidecar.otlp_url}."
             assert browser.text("state") == "live"
+            code = browser.text("python")
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+            assert (done.returncode, done.stderr) == (0, "")
+            row = browser.wait("document.querySelector('#rows-ended tr')?.innerText")
+            for part in ("first", "my-thread", "success", "1,200", "80"):
+                assert part in row
+            assert browser.run("return document.getElementById('first').hidden")
             assert browser.log() == []
+
+    def test_it_says_what_is_served(self, browser: Browser) -> None:
+        """The agents' own default needs no URL; an address of every interface is that of this host as the page was
+        asked for; a token is named; without OTLP it says so."""
+        about: dict[str, object] = {"store": "sqlite:////s/runmeter.db", "by_default": True, "otlp_token": True,
+                                    "otlp": "http://127.0.0.1:4000", "otlp_everywhere": True}
+        with serving(create_app(MemoryRunStore(), about=about)) as server:
+            browser.open(server.url.replace("127.0.0.1", "localhost"))
+            browser.wait("!document.getElementById('serves').hidden")
+            assert "runmeter.instrument()\n" in browser.text("python")
+            assert "http://localhost:4000\n" in browser.text("otlp")
+            assert "OTEL_EXPORTER_OTLP_HEADERS" in browser.text("otlp")
+        hidden = {"store": "postgresql+psycopg://u:***@h/db", "by_default": False, "otlp": None}
+        with serving(create_app(MemoryRunStore(), about=hidden)) as server:
+            browser.open(server.url)
+            browser.wait("!document.getElementById('serves').hidden")
+            assert "password" in browser.text("python")
+            assert "--otlp-listen" in browser.text("otlp-off")
+            assert browser.text("serves").endswith("No OTLP is taken.")
 
     def test_running_runs_are_shown_and_move(self, browser: Browser) -> None:
         """Tokens of a running run appear, grow by themselves, get a rate, and move to the ended ones with its end."""

@@ -20,7 +20,7 @@ from runmeter_exporter.ingest.ingest import Ingest
 from runmeter_exporter.reaper import Reaper
 from runmeter_exporter.recorder.core import HEARTBEAT
 from runmeter_exporter.scrape import Scraper
-from runmeter_exporter.store import StoreError, StoreUnavailable, open_store
+from runmeter_exporter.store import StoreError, StoreUnavailable, default_url, open_store
 from runmeter_exporter.web.access import AccessError, Token, require_token
 from runmeter_exporter.web.app import create_app, create_metrics_app, create_otlp_app
 from runmeter_exporter.web.server import ListenError, Server
@@ -105,7 +105,7 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
     def listen(
         app: object, address: Address, what: str, path: str = "",
         on_refused: Callable[[int], None] = lambda status: None,
-    ) -> None:  # fmt: skip
+    ) -> str:  # fmt: skip
         served: object = app
         if config.access_log:
             served = AccessLog(app)
@@ -113,20 +113,28 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
         leaving.callback(server.stop)
         server.start()
         say(f"runmeter: {what} at {server.url}{path}")
+        return server.url
 
     def hosts(address: Address) -> tuple[str, ...]:
         return (address.host, *config.allowed_hosts)
 
+    about: dict[str, object] = {
+        "store": store.url_for_humans,
+        "by_default": store.url_for_humans == default_url(),
+        "otlp": None,
+        "otlp_everywhere": config.otlp_listen is not None and config.otlp_listen.host in ("0.0.0.0", "::"),
+        "otlp_token": tokens["ingest"] is not None,
+    }
     rest = create_app(
         store, scraper=scraper, read_token=tokens["read"], allowed_hosts=hosts(config.listen),
-        allowed_origins=config.allowed_origins,
+        allowed_origins=config.allowed_origins, about=about,
     )  # fmt: skip
     listen(rest, config.listen, "REST, page and scrape")
     if config.otlp_listen is not None:
         otlp = create_otlp_app(
             ingest, ingest_token=tokens["ingest"], allowed_hosts=hosts(config.otlp_listen), on_refused=ingest.refused
         )
-        listen(otlp, config.otlp_listen, "OTLP/HTTP", on_refused=ingest.refused)
+        about["otlp"] = listen(otlp, config.otlp_listen, "OTLP/HTTP", on_refused=ingest.refused)
     if config.metrics_listen is not None:
         metrics = create_metrics_app(
             store, scraper, read_token=tokens["read"], allowed_hosts=hosts(config.metrics_listen)

@@ -60,16 +60,18 @@ def create_app(
     read_token: Token | str | None = None,
     allowed_hosts: Iterable[str] = (),
     allowed_origins: Iterable[str] = (),
+    about: Mapping[str, object] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Flask:
     """REST, page, /metrics (with a `scraper`), /openapi.json and probes over `store`.
 
     `read_token` is asked for on everything but the probes and the page's shell. `allowed_hosts` are the host that is
-    listened on and what the operator added, `allowed_origins` whose pages may read; see `Access`.
+    listened on and what the operator added, `allowed_origins` whose pages may read; see `Access`. `about` is for the
+    page, see `page.blueprint`.
     """
     app = _app(Access(read_token, allowed_hosts, allowed_origins), READ_BODY_LIMIT)
     app.register_blueprint(api.blueprint(store))
-    app.register_blueprint(page.blueprint())
+    app.register_blueprint(page.blueprint({"store": store.url_for_humans} if about is None else about))
     document = partial(openapi.document, metrics=scraper is not None, token=read_token is not None)
     # As it was asked for: whoever reads the document elsewhere knows where this is served.
     app.add_url_rule("/openapi.json", "openapi", lambda: api.json_answer(document(server=request.host_url[:-1])))

@@ -1,11 +1,12 @@
-"""The landing page: three static files that hold no number, and ask the REST routes for all they show."""
+"""The landing page: static files that hold no number, and ask the REST routes for all they show; and `about.json`, what
+this sidecar serves and where it takes spans, from which the page makes the lines that a newcomer copies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, jsonify, request
 
 _FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -20,12 +21,18 @@ CONTENT_POLICY = (
 )
 
 
-def blueprint() -> Blueprint:
-    """`/` and what it is made of. It needs no token: it asks for one where the data does, and keeps it for the tab."""
+def blueprint(about: Mapping[str, object]) -> Blueprint:
+    """`/` and what it is made of. It needs no token: it asks for one where the data does, and keeps it for the tab.
+
+    `about` is what `about.json` says, which needs the token: `store`, its URL without a password; `by_default`, whether
+    agents here find it without being told; `otlp`, the address for spans or null; `otlp_everywhere`, whether that is
+    any address of this host; `otlp_token`, whether it asks for one. It may still be filled after this.
+    """
     page = Blueprint("page", __name__)
     folder = files("runmeter_exporter.web") / "static"
     for path, (name, content_type) in _FILES.items():
         page.add_url_rule(path, name.replace(".", "_"), _serve((folder / name).read_bytes(), content_type))
+    page.add_url_rule("/about.json", "about", lambda: jsonify(dict(about)))
     return page
 
 

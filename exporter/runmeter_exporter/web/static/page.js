@@ -10,6 +10,7 @@ const byId = (id) => document.getElementById(id);
 const known = new Map(); // path -> {etag, answer}
 const samples = new Map(); // run id, or "" for everything -> [[ms, tokens], …]
 const history = [];
+let told = null; // about.json, once it was had
 let skew = 0; // the server's clock minus this machine's, ms
 
 class NeedsToken extends Error {}
@@ -164,6 +165,28 @@ function showTotals(all) {
   set("t-status", all.active_runs ? `${count(all.active_runs)} active` : "");
 }
 
+// Where the numbers come from, and the lines that lead to a first one.
+function showAbout(about) {
+  let otlp = about.otlp || null;
+  if (otlp && about.otlp_everywhere) otlp = otlp.replace(/\/\/[^/]*(:\d+)$/, `//${location.hostname}$1`);
+  const hidden = about.store.includes(":***@");
+  const named = about.by_default ? "" : JSON.stringify(about.store);
+  byId("python").textContent = [
+    "import runmeter", "",
+    `runmeter.instrument(${named})${hidden && named ? "  # with its password in place of ***, and runmeter[postgres]" : ""}`,
+    'with runmeter.run(thread_id="my-thread", agent="first"):',
+    '    runmeter.record_usage(provider="openai", model="gpt-5-mini", input_tokens=1200, output_tokens=80)',
+  ].join("\n");
+  byId("otlp").textContent = [
+    `export OTEL_EXPORTER_OTLP_ENDPOINT=${otlp}`, "export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
+    ...(about.otlp_token ? ["export OTEL_EXPORTER_OTLP_HEADERS='authorization=Bearer%20TOKEN'  # the ingest token"] : []),
+  ].join("\n");
+  byId("otlp-on").hidden = !otlp;
+  byId("otlp-off").hidden = Boolean(otlp);
+  byId("serves").textContent = `Store: ${about.store}. ${otlp ? `OTLP/HTTP: ${otlp}.` : "No OTLP is taken."}`;
+  byId("serves").hidden = false;
+}
+
 function say(text, className) {
   const state = byId("state");
   if (state.textContent !== text) state.textContent = text;
@@ -174,6 +197,7 @@ async function poll() {
   try {
     const [running, latest, all] = await Promise.all([
       ask("api/runs?status=running&limit=200"), ask("api/runs?limit=50"), ask("api/usage?include_active=true")]);
+    if (!told) showAbout(told = await ask("about.json"));
     byId("ask").hidden = true;
     byId("numbers").hidden = false;
     const working = showRunning(running);
