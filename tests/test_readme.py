@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from provider import Provider
 from sidecar_process import Sidecar
 
 from runmeter_exporter.cli import cli
@@ -20,6 +19,11 @@ from runmeter_exporter.prices.price_file import PriceFile
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+_spec = importlib.util.spec_from_file_location("readme_blocks", ROOT / ".ci" / "readme_blocks.py")
+assert _spec
+assert _spec.loader
+readme_blocks = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(readme_blocks)
 
 
 def blocks(language: str) -> list[str]:
@@ -29,21 +33,35 @@ def blocks(language: str) -> list[str]:
     return found
 
 
-def test_every_python_block_runs_and_says_what_the_provider_says(tmp_path: Path) -> None:
-    """The blocks run one after the other on one store, against the loopback provider, with the numbers it returned."""
-    with Provider() as provider:
-        env = {**os.environ, "RUNMETER_DATABASE_URL": f"sqlite:///{tmp_path}/store.db", "OPENAI_API_KEY": "none",
-               "OPENAI_BASE_URL": provider.openai_url}
-        said = []
-        for code in blocks("python"):
-            done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=100)
-            assert done.returncode == 0, f"{code}\n{done.stderr}"
-            said.append(done.stdout)
-        truth = provider.truth()
-    assert said[0].splitlines()[1:] == [f"{truth['input_tokens'] + truth['output_tokens']} tokens in 2 calls"]
-    assert "counting calls of openai (opentelemetry-instrumentation-genai-openai)" in said[0]
-    assert said[2] == "1280\n0\n"
-    assert said[3] in ("http://127.0.0.1:9464/metrics\n", "None\n")  # another process here may have the port
+ENVIRONMENTS = sorted({one.packages for one in readme_blocks.blocks(README) if one.language in ("python", "console")})
+
+
+@pytest.mark.parametrize("packages", ENVIRONMENTS)
+def test_blocks_run(tmp_path: Path, packages: str) -> None:
+    """What is to be run with the packages of one `pip install` line runs, in order, against a loopback provider, with
+    the numbers it returned. This environment has them all; .ci/readme_blocks.py does it in one that has no more."""
+    said = [(block.language, text) for block, text in readme_blocks.run(packages, Path(sys.executable), tmp_path)]
+    python = [text for language, text in said if language == "python"]
+    if packages == "runmeter[openai]":
+        about, tokens = python[0].splitlines()
+        assert "counting calls of openai (opentelemetry-instrumentation-genai-openai)" in about
+        assert re.fullmatch(r"[1-9]\d+ tokens in 2 calls", tokens)
+    if packages == "runmeter[sidecar]":
+        assert python[-1] == "1280\n0\n"
+        assert "balanced" in said[-1][1]
+        assert (tmp_path / "monitoring" / "compose.yaml").exists()
+    if packages == "runmeter[openai,prometheus]":  # another process here may have the port
+        assert python[-1] in ("http://127.0.0.1:9464/metrics\n", "None\n")
+
+
+def test_each_environment_is_one_that_pip_makes() -> None:
+    """Extras that are named above a block exist, and no block to run is without packages."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"runmeter[openai]", "runmeter[sidecar]"} < set(ENVIRONMENTS)
+    for packages in ENVIRONMENTS:
+        assert packages
+        if found := re.fullmatch(r"runmeter\[(.*)\]", packages):
+            assert set(found[1].split(",")) <= set(extras), packages
 
 
 def test_the_price_file_is_one(tmp_path: Path) -> None:
