@@ -204,6 +204,22 @@ print(metrics.get_meter_provider() is theirs, data.data.data_points[0].value, sh
         assert "Overriding" not in done.stderr
 
 
+def test_without_counters_of_the_hosts_there_is_still_a_scrape(url: str) -> None:
+    """`otel_metrics=False` keeps ours out of the host's provider, and no more than that."""
+    code = """
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+handle = runmeter.instrument(sys.argv[1], otel_metrics=False, prometheus=0, instrumentations=False)
+{RECORD}
+print(reader.get_metrics_data(), shown(handle.prometheus))
+""".replace("{RECORD}", RECORD)
+    said, err = run(code, url)
+    assert said == ["None ['10.0']"], err
+
+
 def test_a_forked_child_does_not_hold_the_port(url: str) -> None:
     """The child counts its own, has no scrape and no socket of its parent's; the parent's scrape goes on, and once it
     is stopped the port is free although the child lives."""

@@ -164,7 +164,9 @@ def _instrument(
     meter_provider: MeterProvider | None,
 ) -> Handle:
     # Here and not above, since `import runmeter` must not cost what only this needs.
-    from runmeter.counters import counters_for
+    from opentelemetry.metrics import NoOpMeterProvider
+
+    from runmeter.counters import Counters, counters_for
     from runmeter.enable import coverage, warn_uncovered
     from runmeter.providers import find_tracer_provider, make_meter_provider, make_tracer_provider, service_name
 
@@ -186,6 +188,10 @@ def _instrument(
         counters = counters_for(meter_provider)
         sinks.append(counters)
         scrape = _scrape(prometheus, counters) or scrape
+    elif prometheus is not None and prometheus is not False:
+        counters = Counters(NoOpMeterProvider())  # for the scrape alone
+        sinks.append(counters)
+        scrape = _scrape(prometheus, counters)
     if recorder is not None:
         sinks.append(recorder)
     source_id = getattr(recorder, "source_id", None)
