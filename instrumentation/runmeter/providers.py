@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import _get_from_env_or_default
 
 from runmeter.guard import once
-from runmeter.sampling import CountUnsampled
+from runmeter.sampling import count_unsampled
 from runmeter.stand_in import StandIn
 
 if TYPE_CHECKING:
@@ -34,7 +33,8 @@ def make_tracer_provider(processor: SpanProcessor, came: Callable[[Any], None]) 
     Resource, limits and sampler are what `OTEL_*` say; what the sampler drops is recorded and still not exported.
     Spans are exported only where `OTEL_TRACES_EXPORTER` or an OTLP endpoint asks for it.
     """
-    provider = StandIn(sampler=CountUnsampled(_get_from_env_or_default()), resource=Resource.create())
+    provider = StandIn(resource=Resource.create())
+    count_unsampled(provider)
     for exporter in _exporters("opentelemetry_traces_exporter", "OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES"):
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 

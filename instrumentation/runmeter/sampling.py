@@ -15,6 +15,8 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
+from runmeter.guard import once
+
 
 class CountUnsampled(Sampler):
     """The sampler given, with RECORD_ONLY for DROP.
@@ -58,9 +60,15 @@ def count_unsampled(provider: TracerProvider) -> None:
     """Wrap the sampler of a provider that exists already, and of the tracers it has given out; idempotent."""
     if isinstance(provider.sampler, CountUnsampled):
         return
+    given_out: dict[Any, Any] | None = getattr(provider, "_tracers", None)
+    if given_out is None and drops(provider.sampler):
+        once(
+            "tracers",
+            "runmeter: this version of OpenTelemetry does not name the tracers that were made before "
+            "runmeter.instrument(): what their sampler drops is not counted",
+        )
     provider.sampler = CountUnsampled(provider.sampler)
     # Tracers copy the sampler when they are made; instrumentations often made theirs at import.
-    tracers: dict[Any, Any] = getattr(provider, "_tracers", {})
-    for tracer in list(tracers.values()):
+    for tracer in list((given_out or {}).values()):
         if isinstance(getattr(tracer, "sampler", None), Sampler) and not isinstance(tracer.sampler, CountUnsampled):
             tracer.sampler = CountUnsampled(tracer.sampler)

@@ -7,12 +7,12 @@ set as if it were not: the host may still set one, once, and what was instrument
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.util._once import Once
 from opentelemetry.util.types import Attributes
 
 from runmeter.guard import logger, once
@@ -45,10 +45,19 @@ class StandIn(TracerProvider):
         """Become the provider of the process until the host sets another; `came(theirs)` is then called, before
         anybody sees a span of it. What was added to this one so far is not the host's."""
         trace.set_tracer_provider(self)
-        if trace.get_tracer_provider() is not self or not hasattr(trace, "_TRACER_PROVIDER_SET_ONCE"):
+        if trace.get_tracer_provider() is not self:
+            return
+        # A private name, and nothing public does it: without it the host's provider is refused, as OpenTelemetry
+        # refuses every second one.
+        if not callable(getattr(getattr(trace, "_TRACER_PROVIDER_SET_ONCE", None), "do_once", None)):
+            once(
+                "stand-in",
+                "runmeter: this version of OpenTelemetry keeps the first TracerProvider for good: a program that sets "
+                "one of its own has to do so before runmeter.instrument()",
+            )
             return
         self.taken = False
-        trace._TRACER_PROVIDER_SET_ONCE = _NotYet(self, came)
+        trace._TRACER_PROVIDER_SET_ONCE = _NotYet(self, came)  # type: ignore[assignment]
 
 
 class StandInTracer(trace.Tracer):
@@ -80,18 +89,23 @@ class StandInTracer(trace.Tracer):
         return getattr(self._in_force(), name)
 
 
-class _NotYet(Once):
+class _NotYet:
     """In place of what remembers in the API that a provider was set: not yet, though ours is."""
 
     def __init__(self, stand_in: StandIn, came: Callable[[Any], None]) -> None:
-        super().__init__()
+        self._lock = threading.Lock()
+        self._done = False
         self._stand_in = stand_in
         self._came = came
 
     def do_once(self, func: Callable[[], None]) -> bool:
-        if self._stand_in.taken:
-            return False
-        return super().do_once(lambda: self._make_way(func))
+        """Let the host's provider be set, once; False where it came too late."""
+        with self._lock:
+            if self._done or self._stand_in.taken:
+                return False
+            self._make_way(func)
+            self._done = True
+            return True
 
     def _make_way(self, set_theirs: Callable[[], None]) -> None:
         set_theirs()

@@ -66,7 +66,8 @@ class Deadlines:
             if self._thread is None:
                 self._stopped = False
                 self._thread = threading.Thread(target=self._watch, name="runmeter-deadlines", daemon=True)
-                self._thread.start()
+                if not _start(self._thread):
+                    self._thread = None
             elif self._wakes_at is None or call.due < self._wakes_at:
                 self._condition.notify()
         try:
@@ -100,6 +101,16 @@ class Deadlines:
                 call.expire()
 
 
+def _start(thread: threading.Thread) -> bool:
+    """Start it. False in an interpreter that is leaving: from Python 3.12 on it starts no thread any more. The last
+    snapshots are written then, by a thread that began before; who leaves waits for it, and not for ever."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
+
+
 def bounded(work: Callable[[], T], seconds: float, discard: Callable[[T], None]) -> T:
     """`work()` in a thread of its own, for what cannot be cut: names looked up, connections being made.
 
@@ -122,7 +133,8 @@ def bounded(work: Callable[[], T], seconds: float, discard: Callable[[T], None])
         if late and result is not None:
             discard(result)
 
-    threading.Thread(target=run, name="runmeter-connect", daemon=True).start()
+    if not _start(threading.Thread(target=run, name="runmeter-connect", daemon=True)):
+        run()
     done.wait(seconds)
     with lock:
         given_up = not outcome
