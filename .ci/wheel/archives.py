@@ -25,7 +25,7 @@ def check(root: Path, dist: Path) -> str:
     tracked = subprocess.run(
         ["git", "ls-files", *PACKAGES.values()], cwd=root, capture_output=True, text=True, check=True
     ).stdout.split()
-    code = {path.split("/", 1)[1] for path in tracked}
+    code = {path.split("/", 1)[1] for path in tracked if path.split("/")[1] in PACKAGES}
     packed = {path for path in held if not path.startswith(f"{info}/")}
     assert code <= packed, f"the wheel lacks {sorted(code - packed)}"
     assert all(path.split("/")[0] in PACKAGES for path in packed), sorted(packed)
