@@ -42,7 +42,7 @@ said = python(program)
 entries = ledger()
 tokens = sum(entry["input_tokens"] + entry["output_tokens"] for entry in entries)
 assert len(entries) == 2, entries
-assert said == f"{tokens} tokens in 2 calls\n", (said, tokens)
+assert said.splitlines()[-1] == f"{tokens} tokens in 2 calls", (said, tokens)
 compare("conversation-1", entries, wire)
 did("README's first program; totals and cost exact")
 
