@@ -56,8 +56,16 @@ class Run:
 
     @property
     def usage(self) -> Usage:
-        """What this process has settled for the run so far, without prices."""
-        return self._state.settler.totals
+        """What this process has settled for the run so far. Tokens and calls are there at once; their cost follows
+        within the throttle's interval, or with `handle.flush()`, and until then, or where nothing is stored, they are
+        unpriced: `cost_usd` is None while no price is known."""
+        totals = self._state.settler.totals
+        priced = self._state.info.priced
+        waiting = max(0, totals.total_tokens - priced.tokens)
+        return totals._replace(
+            cost_nanousd=max(0, priced.cost_nanousd),
+            unpriced_tokens=min(totals.total_tokens, max(0, priced.unpriced_tokens) + waiting),
+        )
 
     @property
     def otel_context(self) -> Context | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry import baggage
@@ -26,7 +26,7 @@ from runmeter.runs import RunState
 from runmeter.scopes import is_genai
 from runmeter.serial import Serial
 from runmeter.sink import RunInfo, Sink
-from runmeter.spans import Change, EndedSpan
+from runmeter.spans import Call, EndedSpan
 
 logger = logging.getLogger("runmeter")
 
@@ -224,9 +224,9 @@ class Processor(SpanProcessor):
         if not mine.info.owns and mine.roots <= 0:
             self._do(self.fold.runs.end, mine, "success", None, span.ended_at)
 
-    def tell(self, state: RunState, changes: Sequence[Change]) -> None:
-        """Steps of a run's totals that no span stands for."""
-        self._do(self.fold.runs.tell, self.mine(state), changes)
+    def add(self, state: RunState, call: Call) -> None:
+        """Count what no span stands for."""
+        self._do(self.fold.runs.add, self.mine(state), call)
 
     def lost(self, reason: str, count: int = 1) -> None:
         self._do(self.fold.runs.lost, reason, count)

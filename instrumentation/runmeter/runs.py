@@ -10,7 +10,7 @@ from opentelemetry.context import Context
 from runmeter.scopes import NEWS_LIMIT, OTHER, SEEN
 from runmeter.settle import LIMIT, Settler
 from runmeter.sink import RunInfo, Sink
-from runmeter.spans import Change
+from runmeter.spans import Call, Change
 
 OPEN_LIMIT = 10_000
 """Runs open at once in one process; more means that somebody never ends theirs, and the oldest is let go."""
@@ -121,6 +121,11 @@ class Runs:
             self._set_aside(state)
             if not state.open:
                 self.tell_fates(state)
+
+    def add(self, state: RunState, call: Call) -> None:
+        """Count what no span stands for."""
+        state.settler.add_call(call)
+        self.tell(state, [Change(None, call)])
 
     def tell(self, state: RunState, changes: Sequence[Change]) -> None:
         """Pass on what moved. After the run's end it is a later final, which adds (rule 4)."""

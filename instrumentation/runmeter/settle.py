@@ -215,6 +215,11 @@ class Settler(Closing):
             for member in frozen.members:
                 self._forget(member)
 
+    def add_call(self, call: Call) -> None:
+        """Count what no span stands for."""
+        self._hold([call])
+        self._totals = self._totals + call.usage
+
     def _hold(self, calls: list[Call]) -> None:
         """Add up what was frozen by provider, model, caller and day."""
         cells: dict[FrozenKey, list[Call]] = {}

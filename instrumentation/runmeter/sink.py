@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from runmeter.spans import Change
 
 TERMINAL = ("success", "error", "timeout", "interrupted")
 STATUSES = ("pending", "running", *TERMINAL)
+
+
+class Priced(NamedTuple):
+    """Usage with its price looked up."""
+
+    cost_nanousd: int = 0
+    unpriced_tokens: int = 0
+    """Those of `tokens` that nobody has a price for."""
+    tokens: int = 0
+    """Tokens that were looked at."""
+
+
+UNPRICED = Priced()
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +49,8 @@ class RunInfo:
     stop_reason: str | None = None
     set_aside: Mapping[str, int] = field(default_factory=dict)
     """Spans not counted, by reason (absolute); replaced whole by the processor, so a sink may keep the reference."""
+    priced: Priced = UNPRICED
+    """What a sink that knows prices has made of its usage so far; replaced whole by that sink, on a thread of its."""
 
 
 class Sink(Protocol):

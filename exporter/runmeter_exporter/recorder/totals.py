@@ -7,7 +7,7 @@ from datetime import date
 from functools import lru_cache
 from typing import NamedTuple
 
-from runmeter.sink import TERMINAL, RunInfo
+from runmeter.sink import TERMINAL, Priced, RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
 from runmeter_exporter.run import CellKey, RunSnapshot
@@ -89,11 +89,21 @@ class RunTotals:
         `price` must be a function of the call alone: what was added is taken back at the price it got.
         """
         overflowed = 0
+        cost, unpriced, tokens = self.info.priced
         for was, now in changes:
             if was is not None:
-                self._add(was, price(was), -1)
+                usage = price(was)
+                self._add(was, usage, -1)
+                cost -= usage.cost_nanousd
+                unpriced -= usage.unpriced_tokens
+                tokens -= usage.total_tokens
             if now is not None:
-                overflowed += self._add(now, price(now), 1)
+                usage = price(now)
+                overflowed += self._add(now, usage, 1)
+                cost += usage.cost_nanousd
+                unpriced += usage.unpriced_tokens
+                tokens += usage.total_tokens
+        self.info.priced = Priced(cost, unpriced, tokens)
         self._unsent = True
         return overflowed
 

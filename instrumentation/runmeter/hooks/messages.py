@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from runmeter.hooks.report import field
 from runmeter.in_force import scope_of
 from runmeter.processor import PROCESSOR
-from runmeter.spans import Call, Change
+from runmeter.spans import Call
 from runmeter.usage import Usage
 
 Key = str | int | None
@@ -132,4 +132,4 @@ def add_to_run(key: Key, left: Seen) -> None:
             left.provider or "unknown", left.model or "unknown", left.caller or "lead_agent", usage, None,
             PROCESSOR.clock(),
         )  # fmt: skip
-        PROCESSOR.tell(state, [Change(None, call)])
+        PROCESSOR.add(state, call)
