@@ -37,6 +37,12 @@ def store(url):
     store.dispose()
 
 
+FORKS = "ignore:This process:DeprecationWarning"
+"""From Python 3.12 on, whoever forks a process with threads is warned, the recorder's among them. It is about the
+program's own fork: what is ours in the child begins anew (`recorder/forking.py`), which is what these tests show; and
+to stop the writer for a fork would have the program wait for its store."""
+
+
 @pytest.fixture
 def leave(url, tmp_path):
     """Run a script to its end; (exit code, stderr)."""
@@ -46,7 +52,7 @@ def leave(url, tmp_path):
         path.write_text(PRELUDE + textwrap.dedent(script))
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("RUNMETER_", "OTEL_"))}
         done = subprocess.run(
-            [sys.executable, str(path)],
+            [sys.executable, "-W", FORKS, str(path)],
             env={**environ, "RUNMETER_DATABASE_URL": database},
             capture_output=True,
             text=True,
