@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from runmeter.sink import RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
 from runmeter_exporter.run import Heartbeat, RunSnapshot
-from runmeter_exporter.store import StoreUnavailable, WriteResult
+from runmeter_exporter.store import StoreUnavailable, Transaction, WriteResult
 from runmeter_exporter.store.memory import MemoryRunStore
 
 NOON = 1_763_812_800 * 10**9
@@ -76,6 +77,11 @@ class FlakyStore:
         with self.changed:
             self.beats.extend(beats)
             self.changed.notify_all()
+
+    def transaction(self, run_ids: Sequence[str] = ()) -> AbstractContextManager[Transaction]:
+        """The other's."""
+        self._enter()
+        return self.inner.transaction(run_ids)
 
     def _enter(self) -> None:
         with self.changed:

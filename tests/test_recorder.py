@@ -772,16 +772,32 @@ def test_a_missing_extra_is_named_with_its_pip_line(monkeypatch, module, url, li
     assert line in str(caught.value)
 
 
-def test_opening_imports_no_database_library_in_the_agents_thread():
-    """SQLAlchemy is only imported by the writer's thread: `instrument()` stays quick."""
-    import subprocess
+def test_the_store_is_opened_before_there_is_anything_to_write(store):
+    """`start` has the writer's thread connect; nothing is written, and leaving finds nothing to do."""
+    recorder = Recorder(store.open, throttle=0.1, price=unpriced)
+    recorder.start()
+    store.wait_until(lambda: store.attempts)
+    assert (store.attempts, store.writes, store.beats) == (1, [], [])
+    assert recorder.shutdown(0.0)
+    assert (store.attempts, store.writes, store.beats) == (1, [], [])
 
-    code = (
-        "import sys; from runmeter_exporter.recorder import open_recorder;"
-        "r = open_recorder('sqlite:///never.db', throttle=1.0, resource={});"
-        "assert 'sqlalchemy' not in sys.modules and 'flask' not in sys.modules, 'loaded'; r.shutdown()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+def test_opening_early_a_store_that_is_away(store, caplog):
+    """It is said once, nobody waits for it, leaving is quick and says nothing; a run is written once it is back."""
+    store.go_away()
+    recorder = Recorder(store.open, throttle=0.1, price=unpriced)
+    with caplog.at_level(logging.WARNING, "runmeter"):
+        recorder.start()
+        store.wait_until(lambda: store.attempts)
+        recorder.lost("something")
+        assert not recorder.flush(0.0)
+        store.wait_until(lambda: store.attempts > 1)
+    assert caplog.text.count("cannot write to") == 1
+    store.away = None
+    recorder.settled(run_info(), new(call(5)))
+    assert recorder.flush(30)
+    assert store.tokens() == 10
+    assert recorder.shutdown(30)
 
 
 def test_the_price_is_exact_from_call_to_store(store):

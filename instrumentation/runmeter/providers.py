@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +84,16 @@ def service_name(resource: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) and name and not name.startswith("unknown_service") else None
 
 
+_LAZY = ("encodings.idna", "netrc")
+"""What exporters import at their first request: on threads of their own, while the host works and imports."""
+
+
+def _import_lazy_parts() -> None:
+    for name in _LAZY:
+        with suppress(ImportError):
+            import_module(name)
+
+
 def _asked(variable: str, endpoint_prefix: str) -> list[str]:
     """The names of the exporters that the environment asks for."""
     asked = os.environ.get(variable)
@@ -102,6 +114,7 @@ def _exporters(group: str, variable: str, endpoint_prefix: str) -> list[Any]:
         points = list(entry_points(group=group, name=full))
         try:
             found.append(points[0].load())
+            _import_lazy_parts()
         except (IndexError, ImportError):
             once(
                 f"exporter {full}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from runmeter.spans import Call
@@ -32,10 +32,13 @@ class PriceBook:
     """Prices calls: the same call gets the same price however often it is asked for, so that it can be taken back."""
 
     def __init__(self, own: PriceFile | None = None, *, known: bool = True) -> None:
-        """`own`: the operator's prices. `known`: use genai-prices where it is installed (loaded at the first need)."""
+        """`own`: the operator's prices. `known`: use genai-prices where it is installed.
+
+        Imports it, so make the book where the host expects imports; its data is read by `prepare` or when needed.
+        """
         self._own = own
         self._known: KnownPrices | None = None
-        self._load_known = known
+        self._make_known = _importing() if known else None
         self._remembered: dict[tuple[str, str], Rates | None] = {}
 
     @classmethod
@@ -55,6 +58,10 @@ class PriceBook:
                 raise
             _log.warning("runmeter: %s; going on without it", error)
             return cls()
+
+    def prepare(self) -> None:
+        """Read the prices that there are (a quarter of a second of work), so that the first call need not wait."""
+        self._open_known()
 
     def price(
         self,
@@ -99,12 +106,23 @@ class PriceBook:
         return known.rates(provider, model, at) if known is not None else None
 
     def _open_known(self) -> KnownPrices | None:
-        if not self._load_known:
-            return None
-        try:
-            from runmeter_exporter.prices.known_prices import KnownPrices
-
-            self._known = KnownPrices()
-        except ImportError:
-            self._load_known = False
+        make = self._make_known
+        if self._known is None and make is not None:
+            try:
+                self._known = make()
+            except Exception as error:
+                self._make_known = None
+                _log.warning("runmeter: genai-prices cannot be read, its prices are not used: %r", error)
         return self._known
+
+
+def _importing() -> Callable[[], KnownPrices] | None:
+    """What reads genai-prices' data, or None where it is not installed."""
+    try:
+        from runmeter_exporter.prices.known_prices import KnownPrices
+    except ImportError:
+        return None
+    except Exception as error:
+        _log.warning("runmeter: genai-prices cannot be imported, its prices are not used: %r", error)
+        return None
+    return KnownPrices

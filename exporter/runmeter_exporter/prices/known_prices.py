@@ -2,14 +2,25 @@
 
 genai-prices needs some 100 µs for one call. Its prices are read once per model into our own whole numbers, which price
 a call in one. The snapshot is the wheel's: nothing here updates itself, so prices change only with an upgrade.
+
+Importing this imports the package, and with it pydantic and an HTTP client that the host may be importing as well: so
+it is for the thread that the host calls us on. The prices themselves, 30,000 lines, are data: `KnownPrices` reads them
+without importing anything, and so may be made on a thread of ours.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
-from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
+from genai_prices.data_snapshot import find_provider_by_id
 from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, Provider, TieredPrices
 
 from runmeter_exporter.prices.rates import Rates, Tier
@@ -34,6 +45,33 @@ _PROVIDERS = {
 _NOBODY = frozenset({"", "unknown", "_other", "litellm"})
 """Providers that say nothing: only for these is the price guessed from the model's name alone."""
 
+_DATA = "genai_prices.data"
+READ_WITHIN = 10.0
+"""Seconds that reading the data may take on a very busy machine, without bytecode at hand."""
+_reading = threading.Lock()
+_read_before: list[list[Provider]] = []
+_SPEC = find_spec(_DATA)
+
+
+def _rehearse() -> None:
+    """Have everything imported that its own functions import at their first use."""
+    for name in ("data_units", "decompose", "units", "validation"):
+        with suppress(ImportError):  # another minor version may have other parts
+            import_module(f"genai_prices.{name}")
+    ModelPrice(input_mtok=Decimal(1))
+
+
+_rehearse()
+
+
+def _after_fork() -> None:
+    global _reading
+    _reading = threading.Lock()  # whoever held it is the parent's
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 _Dated = list[tuple[ConditionalPrice, Rates | None]]
 
 
@@ -41,7 +79,7 @@ class KnownPrices:
     """Unit prices that genai-prices knows."""
 
     def __init__(self) -> None:
-        self._providers: list[Provider] = get_snapshot().providers
+        self._providers = _providers()
         self._remembered: dict[tuple[str, str], Rates | _Dated | None] = {}
 
     def rates(self, provider: str, model: str, at: int | None = None) -> Rates | None:
@@ -83,6 +121,33 @@ class KnownPrices:
             ]
             found += [(owner, model) for owner in match[:1]]
         return found
+
+
+def _providers() -> list[Provider]:
+    """The snapshot, read once a process by whoever is first; who comes meanwhile waits for no longer than a reading."""
+    if not _read_before:
+        lock = _reading
+        locked = lock.acquire(timeout=READ_WITHIN)
+        try:
+            if not _read_before:
+                _read_before.append(_read_snapshot())
+        finally:
+            if locked:
+                lock.release()
+    return _read_before[0]
+
+
+def _read_snapshot() -> list[Provider]:
+    """As the host has imported it, else read as data, which puts nothing where the host could meet it."""
+    found: list[Provider] | None = getattr(sys.modules.get(_DATA), "providers", None)
+    if found is not None:
+        return found
+    if _SPEC is None or _SPEC.loader is None or (code := _SPEC.loader.get_code(_DATA)) is None:  # type: ignore[attr-defined]
+        raise ImportError("genai-prices has no data that this runmeter can read")
+    names: dict[str, Any] = {"__name__": _DATA, "__package__": "genai_prices"}
+    exec(code, names)
+    read: list[Provider] = names["providers"]
+    return read
 
 
 def _read(info: ModelInfo) -> Rates | _Dated | None:

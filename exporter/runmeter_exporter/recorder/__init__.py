@@ -25,6 +25,7 @@ from runmeter_exporter.prices import PriceBook
 from runmeter_exporter.recorder import forking
 from runmeter_exporter.recorder.core import HEARTBEAT, MAX_RUNS, RecorderCore
 from runmeter_exporter.recorder.link import IMPORT_WITHIN
+from runmeter_exporter.recorder.rehearsal import rehearse
 from runmeter_exporter.recorder.totals import End
 from runmeter_exporter.recorder.writer import Writer
 from runmeter_exporter.store import DEADLINE, RunStore, default_url, open_store
@@ -62,7 +63,10 @@ class Recorder:
         self.url_for_humans = url_for_humans
         self._wall = wall
         self._interval = throttle
-        price = price or PriceBook.from_environment().price_call
+        prepare = None
+        if price is None:
+            book = PriceBook.from_environment()
+            price, prepare = book.price_call, book.prepare
 
         def writer(source_id: str, forked: bool) -> Writer:
             core = RecorderCore(
@@ -74,7 +78,9 @@ class Recorder:
                 max_runs=max_runs,
                 heartbeat=heartbeat,
             )
-            return Writer(core, open_the_store, url_for_humans=url_for_humans, clock=clock, random=random)
+            return Writer(
+                core, open_the_store, url_for_humans=url_for_humans, clock=clock, random=random, prepare=prepare
+            )
 
         self._new_writer = writer
         self._closed = False
@@ -88,6 +94,10 @@ class Recorder:
         """Names this process and fork generation in the store."""
         self._watched = False
         self._writer = self._new_writer(self.source_id, forked)
+
+    def start(self) -> None:
+        """Open the store and read the prices in the background; without it that is done when there is a run."""
+        self._writer.start()
 
     def begin(self, run: RunInfo) -> None:
         """A run began here, or this process joined it; it is announced at once."""
@@ -127,7 +137,7 @@ class Recorder:
     def shutdown(self, timeout: float = LEAVE_WITHIN) -> bool:
         """End what still runs as interrupted, write everything, stop. What cannot be written is said on stderr.
 
-        `timeout` is for the store; that a process which has just begun is still importing is not the store's doing.
+        `timeout` is for the store; that a process which has just begun is still opening it is not the store's doing.
         """
         if self._left is None:
             self._left = False
@@ -143,6 +153,7 @@ class Recorder:
                     self._say_unwritten(timeout)
             else:
                 self._closed = self._left = True
+                writer.stop(0.0)
         return self._left
 
     def after_fork(self) -> None:
@@ -168,6 +179,7 @@ class Recorder:
 
     def _write_through(self) -> None:
         if not self._writer.link.failing:
+            self._writer.ready(IMPORT_WITHIN)
             self._writer.wait(DEADLINE + 1, patient=False)
 
     def _say_unwritten(self, timeout: float) -> None:
@@ -184,8 +196,10 @@ class Recorder:
 def open_recorder(database_url: str | None, *, throttle: float, resource: Mapping[str, Any]) -> Recorder:
     """The recorder of this process (entry point group `runmeter_recorder`).
 
-    Returns at once: the store is opened by the writer's thread. Raises ImportError naming the `pip install` line where
-    SQLAlchemy, or the driver for PostgreSQL, is missing.
+    Everything that the store and the prices need is imported here, on the caller's thread: an import on a thread of
+    ours would meet the host's own, which then sees modules that are half there. The writer's thread then opens the
+    store, so an absent database is no error and costs no time. Raises ImportError naming the `pip install` line where
+    SQLAlchemy, or the driver for PostgreSQL, is missing, and StoreError for a URL that names no store.
     """
     url = database_url or os.environ.get("RUNMETER_DATABASE_URL") or default_url()
     if not url.startswith("memory:"):
@@ -193,6 +207,7 @@ def open_recorder(database_url: str | None, *, throttle: float, resource: Mappin
             raise ImportError('a run store needs SQLAlchemy: pip install "runmeter[store]"')
         if url.startswith("postgres") and importlib.util.find_spec("psycopg") is None:
             raise ImportError('a run store in PostgreSQL needs psycopg: pip install "runmeter[postgres]"')
+    rehearse(url)
     service = resource.get("service.name")
     recorder = Recorder(
         lambda: open_store(url, pool_size=1),
@@ -200,6 +215,7 @@ def open_recorder(database_url: str | None, *, throttle: float, resource: Mappin
         service=str(service) if service else None,
         url_for_humans=without_password(url),
     )
+    recorder.start()
     atexit.register(forking.leave, recorder)
     return recorder
 

@@ -1,4 +1,4 @@
-"""A writer's line to its store: opened when first needed, one connection at most, let go while idle, never in doubt."""
+"""A writer's line to its store: opened early or when first needed, one connection at most, let go while idle."""
 
 from __future__ import annotations
 
@@ -60,8 +60,12 @@ class Link:
             _log.warning("runmeter: %s answers again after %.1f s, writing goes on", self._url_for_humans, away)
         return True
 
+    def open(self) -> bool:
+        """Connect, and make the schema where there is none, before there is anything to write."""
+        return self.call(_touch)
+
     def opened(self, timeout: float) -> bool:
-        """Wait until the store's libraries are imported (or could not be)."""
+        """Wait until the store is opened (or could not be); that makes no connection yet."""
         return self._opened.wait(timeout)
 
     def release_due(self) -> float | None:
@@ -121,3 +125,8 @@ class Link:
             let_go()
         except Exception as error:
             _log.debug("runmeter: letting go of %s failed: %s", self._url_for_humans, error)
+
+
+def _touch(store: RunStore) -> None:
+    with store.transaction():
+        pass

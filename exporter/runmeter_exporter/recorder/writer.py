@@ -51,8 +51,10 @@ class Writer:
         url_for_humans: str,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
-        """`open_store` is called in the writer's thread, before the first write and again until it succeeds."""
+        """`open_store` is called in the writer's thread, before the first write and again until it succeeds.
+        `prepare` too, once: what else the first write would wait for."""
         self.core = core
         self.link = Link(open_store, url_for_humans, clock)
         self._clock = clock
@@ -63,6 +65,10 @@ class Writer:
         self._folding = threading.Lock()  # guards the core; held for arithmetic only
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._prepare = prepare
+        self._prepared = threading.Event()
+        self._early = False
+        self._said = False
         self._held_still = False
         self._tickets: list[_Ticket] = []
         self._failures = 0
@@ -73,12 +79,18 @@ class Writer:
     @property
     def idle(self) -> bool:
         """Nothing has ever been said, so there is nothing to write."""
-        return self._thread is None and not self._inbox
+        return not self._said and not self._inbox
+
+    def start(self) -> None:
+        """Open the store in the background, so that the first write is as quick as any other."""
+        self._early = True
+        self._start()
 
     def put(self, run: RunInfo, what: Callable[..., None], *args: Any) -> None:
         """Have `what(*args, now)` done to the core, for a run. O(1), without a lock."""
         # Append first, look second: the writer takes a run out of `_hot` and then looks at the inbox once more, so
         # whoever still found it there has been heard.
+        self._said = True
         self._inbox.append((what, args))
         if run not in self._hot:
             self._hot.add(run)
@@ -91,6 +103,7 @@ class Writer:
 
     def put_now(self, what: Callable[..., None], *args: Any) -> None:
         """The same, and have the writer look at once."""
+        self._said = True
         self._inbox.append((what, args))
         self.wake()
 
@@ -128,8 +141,8 @@ class Writer:
             return self.core.unwritten()
 
     def ready(self, timeout: float) -> bool:
-        """Wait until the store's libraries are imported; True at once where nothing needs them."""
-        return self._thread is None or self.link.opened(timeout)
+        """Wait until what comes before the first call to the store is done; True at once where nothing needs it."""
+        return self._thread is None or (self._prepared.wait(timeout) and self.link.opened(timeout))
 
     def hold_still(self, timeout: float) -> None:
         """Before a fork: nothing in the middle of a sum, an import or a transaction (see `Link.hold_still`)."""
@@ -161,6 +174,7 @@ class Writer:
 
     def _work(self) -> None:
         _suppress_instrumentation()
+        self._get_ready()
         while not self._stop:
             try:
                 self._wakes.get(timeout=self._sleep())
@@ -175,6 +189,17 @@ class Writer:
                 with self._folding:
                     self._back_off()
         self.link.dispose()
+
+    def _get_ready(self) -> None:
+        try:
+            if self._prepare is not None:
+                self._prepare()
+        except Exception:  # whatever it is, the first call meets it again
+            _log.debug("runmeter: the recorder could not get ready", exc_info=True)
+        finally:
+            self._prepared.set()
+        if self._early:
+            self.link.open()
 
     def _sleep(self) -> float | None:
         """Seconds until there is something to do by itself; None for never."""
