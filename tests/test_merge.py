@@ -449,3 +449,41 @@ def test_what_is_no_snapshot_is_refused(nonsense: dict[str, Any]) -> None:
     result = store.write([snap(1, run_id="good"), replace(snap(1), **nonsense)])
     assert (result.applied, result.refused) == (1, {"malformed": 1})
     assert store.scrape().counts == {("snapshots_dropped", "malformed"): 1}
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_an_agent_that_succeeds_without_a_call_is_a_lower_bound() -> None:
+    """A trace that is a run has calls, or an agent's span whose instrumentation makes no spans of calls: it says so."""
+    run = merge(None, final(1, run_id=TRACE, trace_id=TRACE, agent="crew", source="otlp"))
+    assert run.usage_state == "closing"
+    run = close(run)
+    assert (run.usage_state, run.status) == ("lower_bound", "success")
+    assert [reason for _, reason in run.set_aside] == ["no_calls_seen"]
+    here = merge(None, final(1, run_id=TRACE, trace_id=TRACE, agent="crew"))
+    assert here.usage_state == "lower_bound"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tokens": 5},
+        {"status": "error"},
+        {"run_id": "explicit"},
+        {"trace_id": None},
+        {"set_aside": {"repeat": 1}},
+    ],
+    ids=str,
+)
+def test_a_zero_with_a_reason_is_settled(fields: dict[str, Any]) -> None:
+    """A run that somebody began, that failed, whose calls are another's or that has calls, is not suspected."""
+    values = {"run_id": TRACE, "trace_id": TRACE, "agent": "crew", **fields}
+    assert merge(None, final(1, values.pop("tokens", None), **values)).usage_state == "settled"
+
+
+def test_calls_that_nobody_reported_make_a_lower_bound() -> None:
+    """Only where nothing else was seen, and as long as nothing is known of them; both are told with the final."""
+    unseen = final(1, set_aside={"uninstrumented_client": 2})
+    assert merge(None, unseen).usage_state == "lower_bound"
+    assert merge(None, final(1, 5, set_aside={"uninstrumented_client": 2})).usage_state == "settled"

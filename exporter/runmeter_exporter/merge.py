@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runmeter.sink import TERMINAL
+from runmeter.sink import TERMINAL, UNINSTRUMENTED
 from runmeter.usage import ZERO, Usage
 from runmeter_exporter.bounds import CELL_LIMIT, CELLS_CUT, TAG_LIMIT, bound
 from runmeter_exporter.run import Aside, Cell, CellKey, RunSnapshot, SourceState, StoredRun, caller_kind, is_otlp
 
 OTHER = "other"
+NO_CALLS = "no_calls_seen"
+UNSEEN = (NO_CALLS, UNINSTRUMENTED)
+"""Reasons for setting aside that stand for usage which nobody saw."""
 OTHER_CELLS = 16
 """Cells named `other` of one source, before days are folded too."""
 
@@ -87,7 +90,7 @@ def close(run: StoredRun) -> StoredRun:
     run.version += 1
     if not run.ended:
         _end(run, "idle", "interrupted", "idle", run.updated_at)
-    run.usage_state = "settled"
+    run.usage_state = _known(run)
     _settle(run)
     return run
 
@@ -145,7 +148,24 @@ def _end(run: StoredRun, by: str, status: str, stop_reason: str | None, at: int)
     run.ended_by, run.status, run.stop_reason = by, status, stop_reason
     run.ended_at = max(at, run.started_at)
     run.updated_at = max(run.updated_at, run.ended_at)
-    run.usage_state = "closing" if any(map(is_otlp, run.sources)) else "settled"
+    run.usage_state = "closing" if any(map(is_otlp, run.sources)) else _known(run)
+
+
+def _known(run: StoredRun) -> str:
+    """How a closed run's usage is known: as a lower bound where there was reason to expect some and none was seen.
+
+    Calls that the writer knows were made and nobody reported (it sets them aside as such). Or a trace that is a run,
+    though it holds no call: then an agent's span made it one, and an agent that succeeds without a single call is seen
+    by an instrumentation that makes no spans of calls. That is set aside as `no_calls_seen`.
+    """
+    if any(any(cell.usage) for cell in run.cells.values()):
+        return "settled"
+    if any(aside.spans and reason in UNSEEN for (_, reason), aside in run.set_aside.items()):
+        return "lower_bound"
+    if run.run_id == run.trace_id and run.status == "success" and run.owner is not None and not run.set_aside:
+        run.set_aside = {(run.owner, NO_CALLS): Aside(1, 0)}
+        return "lower_bound"
+    return "settled"
 
 
 def _settle(run: StoredRun) -> None:

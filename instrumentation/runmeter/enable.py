@@ -135,6 +135,12 @@ def warn_uncovered(rows: Iterable[Coverage]) -> None:
             )
 
 
+def late(module: str, *, enable: bool, tracer_provider: object) -> Coverage | None:
+    """The row of a client library that is being imported only now, as `coverage` gives it."""
+    client = next(one for one in CLIENTS if one.module == module)
+    return _cover(client, enable, tracer_provider)
+
+
 def _cover(client: Client, enable: bool, tracer_provider: object) -> Coverage | None:
     try:
         found = version(client.name)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runmeter.counters import Counters
     from runmeter.enable import Coverage
     from runmeter.prometheus import Scrape
+    from runmeter.watching import Watcher
 
 PIP_STORE = "pip install 'runmeter[store]'"
 
@@ -50,6 +51,7 @@ class Handle:
         self.coverage = covered
         """The client libraries that were found, and what instruments each."""
         self._scrape = scrape
+        self._watcher: Watcher | None = None
 
     def __repr__(self) -> str:
         return f"Handle({self.describe()!r})"
@@ -98,6 +100,8 @@ class Handle:
             if processor is None:
                 return True
             processor.stop()
+            if self._watcher is not None:
+                self._watcher.stop()
             if self._scrape is not None:
                 self._scrape.stop()
             return processor.shutdown_sinks(_seconds(timeout))
@@ -167,8 +171,9 @@ def _instrument(
     from opentelemetry.metrics import NoOpMeterProvider
 
     from runmeter.counters import Counters, counters_for
-    from runmeter.enable import coverage, warn_uncovered
+    from runmeter.enable import CLIENTS, coverage
     from runmeter.providers import find_tracer_provider, make_meter_provider, make_tracer_provider, service_name
+    from runmeter.watching import Watcher
 
     global _leaves
     if not _leaves:
@@ -201,9 +206,15 @@ def _instrument(
         _see_all(provider, unsampled)
     PROCESSOR.start(tuple(sinks), source_id=source_id, service=service_name(resource))
     covered = coverage(enable=instrumentations, tracer_provider=provider)
-    warn_uncovered(covered)
+    for one in covered:
+        _see_calls(one)
     store = getattr(recorder, "url_for_humans", None)
     handle = Handle(PROCESSOR, store, tuple(covered), scrape)
+    # Whatever `_cover` imports by switching on is here by now; what comes later is looked at then.
+    handle._watcher = Watcher(
+        (one.module for one in CLIENTS), partial(_client_came, handle, instrumentations, ref(provider))
+    )
+    handle._watcher.start()
     logger.info("%s", handle)
     return handle
 
@@ -223,6 +234,27 @@ def _host_came(provider: Any, unsampled: bool) -> None:
         resource: Mapping[str, Any] = getattr(getattr(provider, "resource", None), "attributes", {})
         PROCESSOR.fold.service = service_name(resource) or PROCESSOR.service
         logger.debug("runmeter: joined the TracerProvider that the host has set")
+
+
+def _see_calls(row: Coverage) -> None:
+    """Of a client that nothing instruments that is said, and its calls are noted, so that their runs can say it."""
+    from runmeter.enable import warn_uncovered
+    from runmeter.tapping import tap
+
+    if row.imported and not row.enabled:
+        tap(row.client.module)
+        warn_uncovered([row])
+
+
+def _client_came(handle: Handle, enable: bool, provider: Any, module: str) -> None:
+    """A client library was imported after `instrument()`."""
+    from runmeter.enable import late
+
+    row = late(module, enable=enable, tracer_provider=provider())
+    if row is not None and handle.active:
+        others = [one for one in handle.coverage if one.client is not row.client]
+        handle.coverage = (*others, row)
+        _see_calls(row)
 
 
 def _leave() -> None:

@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 
 from runmeter.scopes import NEWS_LIMIT, OTHER, SEEN
 from runmeter.settle import LIMIT, Settler
-from runmeter.sink import RunInfo, Sink
+from runmeter.sink import UNINSTRUMENTED, RunInfo, Sink
 from runmeter.spans import Call, Change
 
 OPEN_LIMIT = 10_000
@@ -32,6 +32,7 @@ class RunState:
 
     __slots__ = (
         "announced",
+        "asked",
         "context",
         "ended_at",
         "ending",
@@ -57,6 +58,8 @@ class RunState:
         self.announced = False
         """Sinks know it."""
         self.open = False
+        self.asked = 0
+        """Model calls that a client made in it which nothing instruments (`tapping.py`)."""
         self.ended_at: int | None = None
         """When it ended, also while it is open once more."""
         self.ending: tuple[str, str | None, int] | None = None
@@ -214,6 +217,9 @@ class Runs:
 
     def _set_aside(self, state: RunState) -> None:
         """What sinks may show of spans not counted; a mapping of its own, since they keep the reference."""
-        aside: Mapping[str, int] = state.settler.set_aside
+        settler = state.settler
+        aside: Mapping[str, int] = settler.set_aside
+        if state.asked and not (settler.totals.calls or settler.totals.failures):
+            aside = {**aside, UNINSTRUMENTED: state.asked}
         if aside and aside != state.info.set_aside:
             state.info.set_aside = aside

@@ -10,6 +10,8 @@ from runmeter.spans import Change
 
 TERMINAL = ("success", "error", "timeout", "interrupted")
 STATUSES = ("pending", "running", *TERMINAL)
+UNINSTRUMENTED = "uninstrumented_client"
+"""Set aside under this: calls that were made and that nobody reported, in a run of which nothing at all was seen."""
 
 
 class Priced(NamedTuple):

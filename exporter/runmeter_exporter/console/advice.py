@@ -43,6 +43,14 @@ INSTRUMENT = (
     'pip install "runmeter[openai]" (or anthropic, langchain) there'
 )
 
+UNSEEN: Mapping[str, str] = {
+    "uninstrumented_client": "calls went through a client that nothing instruments, so their runs are lower bounds "
+    f"(set aside as uninstrumented_client): {INSTRUMENT}",
+    "no_calls_seen": "agents succeeded without one model call being seen, so their runs are lower bounds (set aside as "
+    "no_calls_seen): their instrumentation makes no spans of calls, the one of the client below does",
+}
+"""Reason for setting aside → what it means for whoever wonders about a zero."""
+
 
 def advice(report: Mapping[str, Any]) -> list[str]:
     """Sentences about a store's report (`doctor.store_report`), none where there is nothing to explain."""
@@ -59,6 +67,7 @@ def advice(report: Mapping[str, Any]) -> list[str]:
                 f"{row['scope']}: {missing} of {row['calls_counted']} calls came without usage, the total is too low"
                 + (f"; {why}" if why else "; streams may have to ask for it, and abandoned ones have none")
             )
+    said += [why for reason, why in UNSEEN.items() if report.get("set_aside", {}).get(reason)]
     for (what, code), count in sorted(counts.items()):
         if what == "ingest_requests" and code[:1] == "4":
             todo = f": {REFUSED[code]}" if code in REFUSED else ""

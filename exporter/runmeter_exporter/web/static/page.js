@@ -125,6 +125,12 @@ function showRunning(answer) {
   return runs.length;
 }
 
+function whyAtLeast(run) {
+  if (run.set_aside.uninstrumented_client) return "calls were made through a client that nothing instruments: runmeter doctor";
+  if (run.set_aside.no_calls_seen) return "its agent succeeded and not one model call was seen: runmeter doctor";
+  return "its writer vanished: what is shown was spent, maybe more";
+}
+
 function showEnded(answer) {
   const runs = answer.runs.filter((run) => run.ended_at !== null).slice(0, 10);
   const body = document.createElement("tbody");
@@ -133,8 +139,8 @@ function showEnded(answer) {
     const row = body.insertRow();
     named(row, run);
     const bound = run.usage_state === "lower_bound";
-    cell(row, bound ? `${run.status}, at least` : run.status, run.status === "success" ? "" : "bad",
-      bound ? "its writer vanished: what is shown was spent, maybe more" : run.stop_reason || "");
+    cell(row, bound ? `${run.status}, at least` : run.status, run.status === "success" && !bound ? "" : "bad",
+      bound ? whyAtLeast(run) : run.stop_reason || "");
     cell(row, span(Date.parse(run.ended_at) - Date.parse(run.created_at)), "n", `ended ${run.ended_at}`);
     cell(row, count(run.llm_call_count), "n");
     cell(row, count(run.total_input_tokens), "n");
