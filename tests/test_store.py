@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from histories import NOON, SECOND
 
 from runmeter.usage import ZERO, Usage
-from runmeter_exporter import AsyncRunStore, open_store
+from runmeter_exporter import AsyncRunStore, open_async_store, open_store, shapes
 from runmeter_exporter.answers import Series
 from runmeter_exporter.run import CellKey, Heartbeat, RunSnapshot
 from runmeter_exporter.store import OpenRun, RunStore, StoreError, default_url
@@ -564,6 +566,31 @@ def test_a_transaction_removes_only_what_is_not_counted(store: RunStore) -> None
         assert transaction.delete_run("nobody") is False
     assert [run["run_id"] for run in store.runs()["runs"]] == ["r2"]
     assert store.verify() == []
+
+
+def test_the_async_store_has_the_signatures_of_the_store() -> None:
+    """Parameter by parameter and answer by answer, so that a type checker sees what is awaited."""
+    for name, awaited in inspect.getmembers(AsyncRunStore, inspect.iscoroutinefunction):
+        assert inspect.signature(awaited) == inspect.signature(getattr(RunStore, name)), name
+    asked = {"run", "runs", "thread_usage", "thread_usages", "threads", "usage", "usage_daily", "scrape", "end_run"}
+    assert asked <= {name for name, _ in inspect.getmembers(AsyncRunStore, inspect.iscoroutinefunction)}
+    assert inspect.signature(open_async_store).parameters == inspect.signature(open_store).parameters
+
+
+def test_answers_are_of_the_types_they_say(store: RunStore) -> None:
+    """Every field of a shape and no other, of its type, as `/openapi.json` has it too."""
+    usage = Usage(10, 5, cost_nanousd=7, unpriced_tokens=3, calls=1)
+    store.write([final("a", usage_by={LEAD: usage, SUB: Usage(1)}, tags={"k": "v"}), snap("b", thread_id=None)])
+    for answer, shape in (
+        (store.run("a"), shapes.Run),
+        (store.runs(), shapes.RunPage),
+        (store.thread_usage("t"), shapes.ThreadUsage),
+        (store.thread_usages(["t", "never"], include_active=True), list[shapes.ThreadUsage]),
+        (store.threads(include_active=True), shapes.ThreadPage),
+        (store.usage(include_active=True), shapes.GrandUsage),
+        (store.usage_daily(group_by=("month", "day", "model")), list[shapes.DailyUsage]),
+    ):
+        assert msgspec.to_builtins(msgspec.convert(answer, shape)) == answer  # what is not in the shape would go
 
 
 def test_answers_may_be_awaited(store: RunStore) -> None:
