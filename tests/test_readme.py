@@ -33,7 +33,7 @@ def blocks(language: str) -> list[str]:
     return found
 
 
-ENVIRONMENTS = sorted({one.packages for one in readme_blocks.blocks(README) if one.language in ("python", "console")})
+ENVIRONMENTS = readme_blocks.environments()
 
 
 @pytest.mark.parametrize("packages", ENVIRONMENTS)
