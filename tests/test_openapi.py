@@ -93,4 +93,4 @@ def test_every_route_is_described() -> None:
     """No route is served that the document does not name, but the page's own files."""
     app = create_app(MemoryRunStore(), scraper=Scraper(MemoryRunStore()))
     served = {re.sub(r"<(?:id:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()}
-    assert served - {"/", "/page.js", "/page.css", "/icon.svg"} == set(openapi.document()["paths"])
+    assert served - {"/", "/about.json", "/page.js", "/page.css", "/icon.svg"} == set(openapi.document()["paths"])
