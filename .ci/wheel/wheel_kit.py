@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import urllib.request
-from importlib.metadata import distributions, metadata
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def installed() -> set[str]:
 
 def readme_program(having: str) -> str:
     """The Python block of the README, as the wheel carries it, that has this in it."""
-    readme = metadata("runmeter").get_payload()
+    # As a text: the importlib-metadata that older OpenTelemetry brings reads it in a way of its own.
+    readme = distribution("runmeter").read_text("METADATA")
     [program] = [code for code in re.findall(r"^```python\n(.*?)^```", str(readme), re.M | re.S) if having in code]
     return str(program)
 
