@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import runmeter
-from runmeter.hooks import claude_agent_sdk, langchain, litellm, openai_agents, pydantic_ai
+from runmeter.hooks import claude_agent_sdk, dspy, langchain, litellm, openai_agents, pydantic_ai
 from runmeter.hooks.messages import Waiting
 from runmeter.hooks.report import Memory, Told, field, report
 
 HOOKS = {
     "langchain": "langchain_core", "litellm": "litellm", "openai_agents": "agents", "pydantic_ai": "pydantic_ai",
-    "claude_agent_sdk": "claude_agent_sdk",
+    "claude_agent_sdk": "claude_agent_sdk", "dspy": "dspy", "llama_index": "llama_index",
 }  # fmt: skip
 
 
@@ -47,6 +47,13 @@ def lite(given: int, answered: int, read: int = 0, reasoning: int = 0) -> Any:
     usage = {"prompt_tokens": given, "completion_tokens": answered, "prompt_tokens_details": {"cached_tokens": read},
              "completion_tokens_details": {"reasoning_tokens": reasoning}}  # fmt: skip
     return space({"id": "chatcmpl-1", "model": "gpt-5-mini", "usage": usage})
+
+
+def result(given: int, answered: int, read: int = 0, reasoning: int = 0, **more: Any) -> Any:
+    usage = {"prompt_tokens": given, "completion_tokens": answered, "prompt_tokens_details": {"cached_tokens": read},
+             "completion_tokens_details": {"reasoning_tokens": reasoning}}  # fmt: skip
+    raw = SimpleNamespace(id="chatcmpl-1", **more)
+    return SimpleNamespace(usage=usage, raw=raw, response_model="gpt-5-mini")
 
 
 def agents(given: int, answered: int, read: int = 0, reasoning: int = 0) -> Any:
@@ -78,6 +85,7 @@ READ: dict[str, tuple[Callable[..., Any], Callable[[Any], Told], str]] = {
     "litellm": (lite, lambda r: litellm.usage_from({"custom_llm_provider": "openai"}, r), "gpt-5-mini"),
     "openai_agents": (agents, openai_agents.usage_from, "gpt-5-mini"),
     "pydantic_ai": (pydantic, pydantic_ai.usage_from, "gpt-5-mini"),
+    "dspy": (result, dspy.usage_from, "gpt-5-mini"),
     "claude_agent_sdk": (claude, claude_agent_sdk.usage_from, "claude-sonnet-5"),
 }
 
@@ -117,6 +125,7 @@ def test_every_hook_reads_the_same_usage(hook: str, counts: tuple[int, ...], exp
         ("litellm", space({"id": "x", "model": "m"})),
         ("openai_agents", space({"model": "m", "usage": {"input_tokens": 0, "output_tokens": 0}})),
         ("pydantic_ai", space({"model_name": "m", "usage": {"input_tokens": 0, "output_tokens": 0}})),
+        ("dspy", SimpleNamespace(usage={}, raw=None, response_model="m")),
         ("claude_agent_sdk", ResultMessage(usage=None, model_usage={"m": {}}, num_turns=1)),
     ],
 )
@@ -155,7 +164,7 @@ def test_a_missing_framework_gives_the_pip_line(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, framework, None)
     module = import_module(f"runmeter.hooks.{hook}")
-    for cached in ("_register", "_logger", "_handler_class"):
+    for cached in ("_register", "_logger", "_handler_class", "_handlers"):
         getattr(getattr(module, cached, None), "cache_clear", lambda: None)()
     with caplog.at_level(logging.WARNING, "runmeter"):
         assert module.install() is False
@@ -420,6 +429,59 @@ def test_litellm_adds_cache_counts_that_stand_beside_the_input() -> None:
     usage = {"prompt_tokens": 10, "completion_tokens": 1, **cached}
     told = litellm.usage_from({}, space({"id": "x", "model": "m", "usage": usage}))
     assert (told.input_tokens, told.cache_read_tokens, told.cache_write_tokens) == (105, 90, 5)
+
+
+# --- DSPy
+
+
+LM = SimpleNamespace(model="openai/gpt-5-mini")
+
+
+def attempt(*results: Any, inner: Callable[[], Any] | None = None, managed: bool = True, error: str = "") -> Any:
+    """What DSPy does once for each attempt, wrapped as the hook wraps it."""
+
+    def original(lm: Any, call: Any, backend: Any, request: Any, provider: Any, state: Any, found: list[Any]) -> None:
+        if inner is not None:
+            inner()
+        found.extend(results)
+        if error:
+            raise RuntimeError(error)
+
+    return dspy._attempt(original)(LM, SimpleNamespace(managed=managed), None, None, None, None, [])
+
+
+def test_an_attempt_of_dspy_is_a_call_and_one_that_failed_is_none(meter: Meter) -> None:
+    """An answer that DSPy could not convert was given, and paid for, all the same."""
+    with runmeter.run(run_id="r"):
+        attempt(result(10, 5))
+        for answers in ((), (SimpleNamespace(usage={"prompt_tokens": 7}, raw=None, response_model=None),)):
+            with pytest.raises(RuntimeError, match="gone"):
+                attempt(*answers, error="gone")
+    usage = meter.sink.usage("r")
+    assert (usage.calls, usage.failures, usage.input_tokens) == (2, 1, 17)
+    assert {(call.provider, call.model) for call in meter.sink.of("r")} == {("openai", "gpt-5-mini")}
+
+
+def test_a_model_of_ones_own_that_asks_another_is_one_call(meter: Meter) -> None:
+    """The attempt of the inner one counts, or nothing where that was answered from DSPy's cache."""
+    with runmeter.run(run_id="r"):
+        attempt(result(10, 5), inner=lambda: attempt(result(10, 5)), managed=False)
+        attempt(result(10, 5, cache_hit=True), managed=False)
+    assert (meter.sink.usage("r").calls, meter.sink.usage("r").total_tokens) == (1, 15)
+
+
+def test_dspys_threads_work_in_the_run_of_their_caller(meter: Meter) -> None:
+    """They have none of its context."""
+
+    def execute(_: Any, function: Callable[[Any], Any], data: list[Any]) -> None:
+        for item in data:
+            thread = threading.Thread(target=function, args=(item,))
+            thread.start()
+            thread.join()
+
+    with runmeter.run(run_id="r"):
+        dspy._carrying(execute)(None, lambda _: attempt(result(10, 5)), [1])
+    assert meter.sink.usage("r").calls == 1
 
 
 # --- OpenAI Agents

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -74,6 +75,13 @@ class Live:
                 yield None
         about = {"impossible": impossible, "unsaid": unsaid, "agent": agent, "callers": callers}
         self._cases[name] = (before, len(self.provider.ledger), about)
+
+    def switch_on(self, instrumentors: Mapping[str, tuple[str, str]]) -> None:
+        """Switch on the instrumentations of the scenario's modes: mode → (module, class)."""
+        for mode in self.modes:
+            if mode in instrumentors:
+                module, name = instrumentors[mode]
+                getattr(importlib.import_module(module), name)().instrument()
 
     def flush(self) -> None:
         """Until what was done is in the store: at door 2 in runs that are closed."""

@@ -50,7 +50,8 @@ def own(
         wrong["callers"] = f"{dict(by)} not {dict(callers)}"
     store.dispose()
     why = ", ".join(f"{key}: {what}" for key, what in wrong.items())
-    report = {"case": name, "ok": not wrong, "why": why}
+    asked = {*COUNTS, "threads"} | {key for key, given in (("agent", agent), ("callers", callers)) if given is not None}
+    report = {"case": name, "ok": not wrong, "why": why, "checked": sorted(asked), "differ": sorted(wrong)}
     if wrong and loose and wrong.keys() <= loose.keys():
         report |= {"impossible": True, "why": f"{why} ({', '.join(sorted({loose[key] for key in wrong}))})"}
     print("CASE " + json.dumps(report), flush=True)

@@ -1,4 +1,5 @@
 """LangChain's invocations: the outermost is a run where no other is in force, and what is inside knows its caller.
+LlamaIndex's spans are taken for the same.
 
 Every callback names the invocation it is of and the one around it, so that who belongs to whom is known on any thread.
 Of OpenTelemetry's context only the run is set, for the instrumentations of clients and frameworks below, and what was
@@ -8,6 +9,7 @@ began in, where nothing can be taken back.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -24,8 +26,8 @@ from runmeter.sink import RunInfo
 
 THREAD_KEYS = ("thread_id", "session_id", "conversation_id")
 """Where metadata names the thread; LangGraph puts what is `configurable` there."""
-OF_LANGCHAIN = ("langchain", "langgraph")
-"""In the names of the scopes of those who instrument it: a span of theirs around the outermost invocation is its."""
+OF_FRAMEWORK = ("langchain", "langgraph", "llama_index", "llamaindex")
+"""In the names of the scopes of those who instrument them: a span of theirs around the outermost invocation is its."""
 _STEPS = (".before_agent", ".before_model", ".after_model", ".after_agent")
 """How the nodes of an agent's middleware end."""
 
@@ -60,7 +62,7 @@ class Outermost:
         self._attached = set_value(SCOPE_KEY, self.scope, self.context)
         self._token = attach(self._attached)
         around_it = trace.get_current_span(self.context).get_span_context()
-        PROCESSOR.adopt(around_it.trace_id, around_it.span_id, self.state, OF_LANGCHAIN)
+        PROCESSOR.adopt(around_it.trace_id, around_it.span_id, self.state, OF_FRAMEWORK)
 
     def give_up(self, run_id: str) -> None:
         """A handler names the run."""
@@ -195,11 +197,8 @@ class Invocations:
 
     def _surrounding(self) -> Invocation | None:
         """What this runs inside of where callbacks of its own hide that from LangChain's callbacks."""
-        try:
-            from langchain_core.runnables.config import var_child_runnable_config
-        except ImportError:
-            return None
-        parent = field(var_child_runnable_config.get(), "callbacks", "parent_run_id")
+        config = field(sys.modules.get("langchain_core.runnables.config"), "var_child_runnable_config")
+        parent = None if config is None else field(config.get(), "callbacks", "parent_run_id")
         return None if parent is None else self.find(parent)
 
 
