@@ -53,7 +53,7 @@ def _serve(database_url: str, port: int, ready: int) -> None:
     from runmeter_exporter.web.app import create_otlp_app
     from runmeter_exporter.web.server import Server
 
-    store = open_store(database_url)
+    store = open_store(database_url, create=True)
     ingest = Ingest(store, price=lambda call: call.usage)
     server = Server(create_otlp_app(ingest, allowed_hosts=("127.0.0.1",)), "127.0.0.1", port)
     server.start()

@@ -41,7 +41,7 @@ RUN_FIELDS = [
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunStore]:
     """Every route over a store in memory and one in SQL: what a URL may carry, a database has to take."""
-    store = open_store("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'runs.db'}")
+    store = open_store("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'runs.db'}", create=True)
     yield store
     store.dispose()
 

@@ -139,7 +139,7 @@ def test_a_spreadsheet_gets_no_formula(run: Run) -> None:
 def test_prune_keeps_the_totals_and_verify_balances(run: Run) -> None:
     """Old runs go, what they spent stays."""
     assert run("verify")[:2] == (0, "balanced: every total equals the sum of its runs\n")
-    assert json.loads(run("prune", "--older-than", "30d", "--json")[1]) == {"pruned_runs": 1}
+    assert json.loads(run("prune", "--older-than", "30d", "--json")[1])["pruned_runs"] == 1
     assert json.loads(run("usage", "--json")[1])["total_tokens"] == 1080
     assert json.loads(run("verify", "--json")[1]) == {"balanced": True, "differences": []}
 
@@ -214,36 +214,19 @@ def test_names_from_outside_cannot_speak_to_the_terminal(
     assert ":smile:" in out
 
 
-def test_every_option_but_json_and_csv_has_its_variable() -> None:
-    """`--some-option` is RUNMETER_SOME_OPTION, everywhere."""
-    for name, command in cli.cli.commands.items():
-        for param in command.params:
-            if isinstance(param, click.Option) and param.name not in ("as_json", "as_csv", "help"):
-                long = next(o for o in param.opts if o.startswith("--"))
-                assert param.envvar == "RUNMETER_" + long[2:].replace("-", "_").upper(), f"{name} {long}"
-
-
 def test_every_command_and_option_says_what_it_does() -> None:
-    """Nobody has to guess from a name, but for filters that say it."""
+    """Nobody has to guess from a name."""
     for name, command in cli.cli.commands.items():
         assert command.help, name
         for param in command.params:
             if isinstance(param, click.Option):
-                assert param.help or param.name == "status", f"{name} {param.name}"
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("500ms", 0.5), ("12h", 43200), ("30d", 2592000)]
-)
-def test_durations(text: str, seconds: float) -> None:
-    """Numbers with a unit; seconds without one."""
-    assert options.DURATION.convert(text, None, None) == seconds
+                assert param.help, f"{name} {param.name}"
 
 
 @given(st.text())
 def test_options_take_any_text_or_refuse_it_in_a_sentence(text: str) -> None:
     """No value makes an option fail in another way than by a usage error."""
-    for kind in (options.ADDRESS, options.DURATION):
+    for kind in (options.ADDRESS, options.TAG):
         refused = None
         try:
             kind.convert(text, None, None)

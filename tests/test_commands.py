@@ -104,7 +104,9 @@ def test_wrong_use_is_one_line_and_exit_2(
 
 def test_doctor_looks_at_the_store_without_the_sidecars_packages(tmp_path: Path) -> None:
     """The store's counters need SQLAlchemy alone."""
-    open_store(f"sqlite:///{tmp_path}/s.sqlite").dispose()
+    store = open_store(f"sqlite:///{tmp_path}/s.sqlite", create=True)
+    store.usage()
+    store.dispose()
     done = runmeter("doctor", "--json", store=tmp_path / "s.sqlite")
     report = json.loads(done.stdout)
     assert report["store"]["llm_call_count"] == 0, report

@@ -39,7 +39,7 @@ def url(tmp_path: Path) -> str:
 
 
 def answers(url: str, thread_id: str) -> dict[str, Any]:
-    store = open_store(url)
+    store = open_store(url, create=True)
     try:
         found: dict[str, Any] = store.thread_usage(thread_id, include_active=True)
         return found
@@ -63,7 +63,7 @@ def test_a_process_without_opentelemetry(url: str) -> None:
     assert done.stderr.count("INFO:runmeter:runmeter: writing to sqlite:///") == 1
     found = answers(url, "t")
     assert (found["total_tokens"], found["by_status"]) == (15, {"success": {"tokens": 15, "runs": 1}})
-    store = open_store(url)
+    store = open_store(url, create=True)
     assert store.run("r")["service"] == "my-agent"  # type: ignore[index]
     store.dispose()
 

@@ -31,7 +31,7 @@ def url(tmp_path):
 
 @pytest.fixture
 def store(url):
-    store = open_store(url)
+    store = open_store(url, create=True)
     yield store
     assert store.verify() == []
     store.dispose()

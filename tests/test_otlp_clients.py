@@ -103,7 +103,7 @@ def test_pythons_batch_processor(compression: Compression, door: tuple[RunStore,
 
 def test_a_real_sidecar_settles_what_an_exporter_sends(sqlite_url: str) -> None:
     """`runmeter serve` shows a run while it works, settles it when its grace is over, and leaves on SIGTERM with 0."""
-    with Sidecar(sqlite_url, "--grace", "0.1") as sidecar:
+    with Sidecar(sqlite_url, "--grace", "100ms") as sidecar:
         exporter = OTLPSpanExporter(endpoint=f"{sidecar.otlp_url}/v1/traces")
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(exporter))

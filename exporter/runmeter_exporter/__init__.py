@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runmeter_exporter.store import RunStore, SchemaMismatch, StoreError, StoreUnavailable, open_store
+    from runmeter_exporter.store import RunStore, SchemaMismatch, StoreError, StoreMissing, StoreUnavailable, open_store
     from runmeter_exporter.store.aio import AsyncRunStore, open_async_store
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "RunStore",
     "SchemaMismatch",
     "StoreError",
+    "StoreMissing",
     "StoreUnavailable",
     "open_async_store",
     "open_store",

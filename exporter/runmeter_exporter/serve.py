@@ -85,7 +85,7 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
     if config.otlp_listen is not None:
         require_token(config.otlp_listen.host, tokens["ingest"], "RUNMETER_INGEST_TOKEN", config.allow_unauthenticated)
 
-    store = open_store(config.database_url, durable=config.durable)
+    store = open_store(config.database_url, durable=config.durable, create=True)
     leaving.callback(store.dispose)
     say(f"runmeter: store {store.url_for_humans}")
     if config.lease <= HEARTBEAT:

@@ -9,7 +9,7 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context, attach
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from runmeter import guard, semconv
+from runmeter import durations, guard, semconv
 from runmeter.handle import Handle, instrument
 from runmeter.processor import PROCESSOR
 from runmeter.sink import RunInfo
@@ -35,12 +35,11 @@ def start() -> Handle:
 
 
 def _throttle() -> float:
+    """Seconds. A variable that is no duration costs a warning, not the program."""
     try:
-        return float(os.environ.get("RUNMETER_THROTTLE", "1.0"))
-    except ValueError:
-        guard.once(
-            "throttle", "runmeter: RUNMETER_THROTTLE is %r, not a number of seconds", os.environ["RUNMETER_THROTTLE"]
-        )
+        return durations.seconds(os.environ.get("RUNMETER_THROTTLE") or "1s")
+    except ValueError as problem:
+        guard.once("throttle", "runmeter: RUNMETER_THROTTLE: %s; totals are written once a second", problem)
         return 1.0
 
 

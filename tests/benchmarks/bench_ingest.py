@@ -117,7 +117,7 @@ def per_span(server: psutil.Process, sender: Sender, bodies: list[bytes]) -> flo
 def in_process(bodies: list[bytes], tokens: int) -> float:
     """CPU microseconds a span of the ingest alone, without HTTP."""
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(f"sqlite:///{Path(folder, 'bench.db')}")
+        store = open_store(f"sqlite:///{Path(folder, 'bench.db')}", create=True)
         ingest = Ingest(store)
         store.usage()  # the schema is made before the clock starts
         took = cpu(lambda: [ingest.handle("/v1/traces", body, PROTOBUF, None) for body in bodies])
@@ -217,7 +217,7 @@ def measure(options: Options) -> Iterator[Row]:
     alone = statistics.median(in_process(bodies, tokens) for _ in range(options.of(3, 1)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with Sidecar(f"sqlite:///{folder / 'bench.db'}", "--grace", "3600") as sidecar:
+        with Sidecar(f"sqlite:///{folder / 'bench.db'}", "--grace", "1h") as sidecar:
             server, sender = psutil.Process(sidecar.process.pid), Sender(sidecar.otlp_url)
             sender.post(requests(BATCH, seed=1)[0])
             before = sidecar.get("/api/usage?include_active=true")["total_tokens"]

@@ -82,7 +82,7 @@ def measure(options: Options) -> Iterator[Row]:
     """Microseconds of CPU a run."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ours, floor = open_store(f"sqlite:///{folder / 'ours.db'}"), open_store(f"sqlite:///{folder / 'floor.db'}")
+        ours, floor = (open_store(f"sqlite:///{folder / name}.db", create=True) for name in ("ours", "floor"))
         ours.runs(limit=1)  # the schema is made before the clock starts
 
         def writing(revision: int, final: bool = False) -> float:

@@ -10,7 +10,7 @@ from runmeter_exporter import scopes
 from runmeter_exporter.answers import Scrape
 from runmeter_exporter.console.advice import advice
 from runmeter_exporter.console.plain import plain, table, width
-from runmeter_exporter.store import StoreError, open_store
+from runmeter_exporter.store import StoreError, StoreMissing, open_store
 
 
 def doctor(database_url: str | None, *, as_json: bool) -> int:
@@ -28,7 +28,8 @@ def doctor(database_url: str | None, *, as_json: bool) -> int:
     if "error" in store:
         where = f"store {store['store']}" if store["store"] else "no store was looked at"
         print(f"\n{where}: {store['error']}")
-        return 1
+        # Before the first run there is no store, and nothing is wrong with that.
+        return 1 if missing or store.get("exists", True) else 0
     print(f"\nstore {store['store']}")
     counts = [(name.replace("_", " "), value) for name, value in store.items() if isinstance(value, int)]
     counts += [(f"spans set aside: {reason}", number) for reason, number in sorted(store["set_aside"].items())]
@@ -53,6 +54,8 @@ def store_report(database_url: str | None) -> dict[str, Any]:
         return {"store": None, "error": str(problem)}
     try:
         return {"store": store.url_for_humans, **_counted(store.scrape(include_active=False))}
+    except StoreMissing as problem:
+        return {"store": store.url_for_humans, "error": str(problem), "exists": False}
     except StoreError as problem:
         return {"store": store.url_for_humans, "error": str(problem)}
     finally:

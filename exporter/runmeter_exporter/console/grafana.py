@@ -15,7 +15,6 @@ from pathlib import Path
 import click
 
 import runmeter_exporter
-from runmeter_exporter.console.options import option
 
 SHIPPED = (
     "Dockerfile", "compose.yaml", "prometheus.yml", "dashboards", "kubernetes", "provisioning", "rules",
@@ -60,8 +59,8 @@ def from_an_index(dockerfile: str) -> str:
 
 
 @click.command("grafana")
-@option("--write", "target", type=click.Path(file_okay=False, path_type=Path), help="Write them to this folder.")
-@option("--overwrite", is_flag=True, help="Also replace files there that differ.")
+@click.option("--write", "target", type=click.Path(file_okay=False, path_type=Path), help="Write them to this folder.")
+@click.option("--overwrite", is_flag=True, help="Also replace files there that differ.")
 @click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
 def grafana(target: Path | None, overwrite: bool, as_json: bool) -> None:
     """Dashboards, Prometheus rules and scrape job, compose file and Kubernetes manifests, into a folder of yours."""

@@ -1,19 +1,19 @@
-"""Options of the command line: one environment variable each, secrets also as a file, errors in one line."""
+"""Options of the command line. Configuration has an environment variable each, secrets also a file; what is asked of
+an answer (a thread, a status, a limit) has none: `runmeter exec` and shells set variables that nobody thinks of while
+reading a table. Errors are one line."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from runmeter import durations
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?")
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Address(NamedTuple):
@@ -43,25 +43,46 @@ class AddressType(click.ParamType):  # type: ignore[type-arg]  # generic only in
 
 
 class DurationType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """`90`, `90s`, `15m`, `12h`, `30d`, `2w` in seconds."""
+    """`500ms`, `90s`, `15m`, `12h`, `30d`, `2w` in seconds, and not less than `floor`; `why` ends that sentence."""
 
     name = "DURATION"
+
+    def __init__(self, floor: str = "0", why: str = "") -> None:
+        self._floor, self._why = floor, why
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, (int, float)):
             return float(value)
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
-            self.fail(f"{value!r} is not a duration such as 90s, 15m, 12h or 30d", param, ctx)
-        return float(match[1]) * _SECONDS[match[2] or "s"]
+        try:
+            given = durations.seconds(value)
+        except ValueError as problem:
+            self.fail(str(problem), param, ctx)
+        if given < durations.seconds(self._floor):
+            self.fail(f"{value!r} is less than {self._floor}, the least{self._why}", param, ctx)
+        return given
+
+
+class TagType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """KEY=VALUE."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        if not equals or not key:
+            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
+        return key, text
 
 
 ADDRESS = AddressType()
 DURATION = DurationType()
+TAG = TagType()
 
 
-def option(*names: str, **settings: Any) -> Callable[[F], F]:
-    """A click option with its `RUNMETER_…` variable, shown in the help."""
+def setting(*names: str, **settings: Any) -> Callable[[F], F]:
+    """An option that configures, with its `RUNMETER_…` variable, shown in the help."""
     long = next(name for name in names if name.startswith("--")).split("/")[0]
     variable = "RUNMETER_" + long.removeprefix("--").replace("-", "_").upper()
     return click.option(*names, **{"envvar": variable, "show_envvar": True, **settings})
@@ -85,15 +106,15 @@ def secret(name: str, help: str) -> Callable[[F], F]:
             raise click.UsageError(f"{variable}_FILE names {path}, which is empty")
         return text.splitlines()[0].strip()
 
-    return option(name, callback=read, help=f"{help} [also {variable}_FILE]")
+    return setting(name, callback=read, help=f"{help} [also {variable}_FILE]")
 
 
 def token(name: str, help: str) -> Callable[[F], F]:
     """A token that a server asks for: a value, or a file that it reads anew when it changes (`access.Token`)."""
 
     def both(command: F) -> F:
-        from_file = option(f"{name}-file", type=click.Path(dir_okay=False), help="The same from a file; rotates.")
-        return option(name, help=help)(from_file(command))
+        from_file = setting(f"{name}-file", type=click.Path(dir_okay=False), help="The same from a file; rotates.")
+        return setting(name, help=help)(from_file(command))
 
     return both
 
@@ -107,9 +128,9 @@ def listener(name: str, help: str, default: str | None = None) -> Callable[[F], 
         by_default = ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.DEFAULT
         return None if by_default and os.environ.get(variable) == "" else value
 
-    return option(name, type=ADDRESS, default=default, show_default=default is not None, callback=read, help=help)
+    return setting(name, type=ADDRESS, default=default, show_default=default is not None, callback=read, help=help)
 
 
 database_url = secret("--database-url", "The store, as a SQLAlchemy URL; without one, a SQLite file of yours.")
 as_json = click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
-include_active = option("--include-active", is_flag=True, help="Add the usage of runs that still work.")
+include_active = click.option("--include-active", is_flag=True, help="Add the usage of runs that still work.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -87,6 +89,7 @@ def totals(title: str, answer: Answer) -> list[RenderableType]:
         ("cost", money(answer["cost_usd"])),
         ("unpriced tokens", answer["unpriced_tokens"]),
     ]
+    rows = [*described(answer), *rows]
     rows += [(label, answer[key]) for key, label in _MORE if answer.get(key) is not None]
     for reason, number in sorted((answer.get("set_aside") or {}).items()):
         rows.append((f"spans set aside: {reason}", number))
@@ -103,19 +106,54 @@ def totals(title: str, answer: Answer) -> list[RenderableType]:
     return parts
 
 
+def described(run: Answer) -> list[tuple[str, str]]:
+    """Of a run: whose it was, what for, when, and how it ended; nothing of other answers."""
+    if "run_id" not in run:
+        return []
+    started, ended = run["created_at"], run["ended_at"]
+    # Who still works has no end, and what we heard last is not one.
+    took = age((datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()) if ended else ""
+    tags = ", ".join(f"{key}={value}" for key, value in sorted(run["tags"].items()))
+    found = [
+        ("thread", run["thread_id"]), ("agent", run["agent"]), ("service", run["service"]), ("user", run["user_id"]),
+        ("tags", tags), ("status", run["status"]), ("stop reason", run["stop_reason"]),
+        ("usage state", run["usage_state"]), ("started", when(started)), ("ended", when(ended)), ("duration", took),
+        ("last heard of", when(run["updated_at"])),
+    ]  # fmt: skip
+    return [(label, value or "-") for label, value in found]
+
+
+def age(seconds: float) -> str:
+    """`42s`, `3m10s`, `2h05m`, `3d04h`."""
+    whole = int(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
 _MORE = (
-    ("status", "status"), ("usage_state", "usage state"), ("stop_reason", "stop reason"), ("thread_id", "thread"),
     ("total_runs", "runs"), ("active_runs", "active runs"), ("lower_bound_runs", "lower bound runs"),
     ("unthreaded_runs", "runs without a thread"),
 )  # fmt: skip
 
 
 def daily(rows: Sequence[Answer], by: Sequence[str]) -> Table:
-    """Settled usage by day, or by whatever was asked for; JSON and CSV have every counter."""
-    return table((*by, "calls", "input", "output", "tokens", "cost"), [
+    """Settled usage by day, or by whatever was asked for, and its sum; JSON and CSV have every counter, and no sum."""
+    counts = ("llm_call_count", "total_input_tokens", "total_output_tokens", "total_tokens", "unpriced_tokens")
+    made = table((*by, "calls", "input", "output", "tokens", "unpriced", "cost"), [
         (
-            *(str(row[name]) if row[name] is not None else "" for name in by), row["llm_call_count"],
-            row["total_input_tokens"], row["total_output_tokens"], row["total_tokens"], money(row["cost_usd"]),
+            *(str(row[name]) if row[name] is not None else "" for name in by),
+            *(row[name] for name in counts), money(row["cost_usd"]),
         )
         for row in rows
     ], len(by))  # fmt: skip
+    made.add_section()
+    names = ["sum", *[""] * (len(by) - 1)]
+    known = [row["cost_usd"] for row in rows if row["cost_usd"] is not None]
+    sums = [count(sum(row[name] for row in rows)) for name in counts]
+    made.add_row(*names, *sums, money(math.fsum(known) if known else None), style="bold")
+    return made

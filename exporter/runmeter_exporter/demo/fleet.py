@@ -187,7 +187,7 @@ def demo(
         watcher = threading.Thread(target=fleet.watch, args=(stop,), name="demo-watch")
         watcher.start()
         try:
-            top(fleet.rest, stop=stop, news=fleet.news)
+            top(fleet.rest, stop=stop, news=fleet.news, header=_places(fleet))
         finally:
             stop.set()
             watcher.join()
@@ -211,20 +211,26 @@ def _compare(fleet: Fleet) -> bool:
     return theirs == mine
 
 
-def _welcome(fleet: Fleet) -> None:
+def _places(fleet: Fleet) -> list[str]:
+    """What the demo is and where it answers: said at the beginning, and above `top` while that has the screen."""
     thread = "researcher-0-0"
-    click.echo(f"""
-runmeter demo: {len(fleet.agents)} agent processes spend imaginary money, on a store of their own
-  store      {fleet.database_url}
-  page, REST {fleet.rest}
-  scrape     {fleet.rest}/metrics?include_active=true
-  OTLP       {fleet.otlp or "off"}
-  provider   {fleet.provider.url}/ledger   (what the model provider says it returned)
-  agents     {", ".join(f"{a.name} (pid {a.process.pid})" for a in fleet.agents)}
-try, in another terminal:
-  curl '{fleet.rest}/api/runs?status=running'
-  curl '{fleet.rest}/api/threads/{thread}/token-usage?include_active=true'
-""")
+    return [
+        f"runmeter demo: {len(fleet.agents)} agent processes spend imaginary money, on a store of their own",
+        f"  store      {fleet.database_url}",
+        f"  page, REST {fleet.rest}",
+        f"  scrape     {fleet.rest}/metrics?include_active=true",
+        f"  OTLP       {fleet.otlp or 'off'}",
+        f"  provider   {fleet.provider.url}/ledger   (what the model provider says it returned)",
+        f"  agents     {', '.join(f'{a.name} (pid {a.process.pid})' for a in fleet.agents)}",
+        "try, in another terminal:",
+        f"  curl '{fleet.rest}/api/runs?status=running'",
+        f"  curl '{fleet.rest}/api/threads/{thread}/token-usage?include_active=true'",
+        "",
+    ]
+
+
+def _welcome(fleet: Fleet) -> None:
+    click.echo("\n".join(["", *_places(fleet)]))
 
 
 def _installed(name: str) -> bool:

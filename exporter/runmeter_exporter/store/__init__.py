@@ -26,6 +26,7 @@ __all__ = [
     "SchemaMismatch",
     "Scrape",
     "StoreError",
+    "StoreMissing",
     "StoreUnavailable",
     "Transaction",
     "Watch",
@@ -48,6 +49,10 @@ class SchemaMismatch(StoreError):
 
 class StoreUnavailable(StoreError):
     """The database did not answer, in time or at all. Nothing is wrong with what was asked: worth a retry."""
+
+
+class StoreMissing(StoreUnavailable):
+    """There is no store at this place: nothing was written there yet, or the place is mistyped. Readers make none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,9 @@ class RunStore(Protocol):
         are stored. ValueError for a bad cursor, status, time, order or limit (1 to 500).
         """
 
+    def runs_beginning(self, beginning: str, limit: int = 10) -> list[str]:
+        """Ids of runs that begin so, newest first; at most `limit`, and none for an empty beginning."""
+
     def thread_usage(self, thread_id: str, include_active: bool = False) -> ThreadUsage:
         """A thread's totals; zeros for one never seen."""
 
@@ -192,6 +200,9 @@ class RunStore(Protocol):
     def prune(self, older_than_ns: int, *, batch: int = 500, forget_threads: bool = False) -> int:
         """Remove closed runs last heard of before `older_than_ns`, in small transactions; how many. Totals stay."""
 
+    def prunable(self, older_than_ns: int) -> tuple[int, int]:
+        """How many runs `prune` would remove now, and how many are stored in all."""
+
     def verify(self) -> list[str]:
         """Recompute the totals from the runs and name every difference; an empty list means that it balances."""
 
@@ -223,6 +234,7 @@ def open_store(
     pool_size: int = 5,
     label_limit: int = 100,
     durable: bool = False,
+    create: bool | None = None,
     clock: Callable[[], int] = time.time_ns,
 ) -> RunStore:
     """The store at a SQLAlchemy URL, at `RUNMETER_DATABASE_URL`, or in the user's state directory.
@@ -230,7 +242,9 @@ def open_store(
     `sqlite:///FILE`, `postgresql://…` or `memory://`. Nothing is opened before the first call, so an absent database
     is no error here. `deadline`: seconds for one call. `pool_size`: connections held at most. `label_limit`: values a
     Prometheus label may take (fixed when the schema is created). `durable`: SQLite survives a power loss, not only a
-    killed process, for slower writes. `clock`: nanoseconds since the epoch, for ends that a supervisor decides.
+    killed process, for slower writes. `create`: who makes the file and the tables where there are none: the first
+    write (None), any first call (True), nobody (False); a read that finds none raises StoreMissing. `clock`:
+    nanoseconds since the epoch, for ends that a supervisor decides.
 
     Raises ImportError naming the `pip install` line where the `store` or `postgres` extra is missing, and StoreError
     for a URL of another kind.
@@ -247,5 +261,6 @@ def open_store(
     from runmeter_exporter.store.sql import SqlRunStore
 
     return SqlRunStore(
-        url, deadline=deadline, pool_size=pool_size, label_limit=label_limit, durable=durable, clock=clock
-    )
+        url, deadline=deadline, pool_size=pool_size, label_limit=label_limit, durable=durable, create=create,
+        clock=clock,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TypeVar
 from runmeter.usage import COUNT_LIMIT
 from runmeter_exporter import answers, merge, questions
 from runmeter_exporter.answers import Scrape
-from runmeter_exporter.bounds import TAG_LIMIT, bound_tags, clean_id, clean_label
+from runmeter_exporter.bounds import TAG_LIMIT, TIME_LIMIT, bound_tags, clean_id, clean_label
 from runmeter_exporter.rollup import Totals, pack
 from runmeter_exporter.run import Heartbeat, RunSnapshot, StoredRun
 from runmeter_exporter.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
@@ -210,6 +210,15 @@ class BaseRunStore(ABC):
             "next_cursor": None if place is None else questions.encode_cursor(place, mark),
         }
 
+    def runs_beginning(self, beginning: str, limit: int = 10) -> list[str]:
+        """See RunStore."""
+        questions.check_limit(limit)
+        beginning = clean_id(beginning)
+        if not beginning:
+            return []
+        with self._reading() as rows:
+            return rows.ids_beginning(beginning, limit)
+
     def thread_usage(self, thread_id: str, include_active: bool = False) -> ThreadUsage:
         """See RunStore."""
         return self.thread_usages([thread_id], include_active)[0]
@@ -261,6 +270,11 @@ class BaseRunStore(ABC):
     def prune(self, older_than_ns: int, *, batch: int = 500, forget_threads: bool = False) -> int:
         """See RunStore."""
         return pruning.prune(self._write, older_than_ns, batch, forget_threads)
+
+    def prunable(self, older_than_ns: int) -> tuple[int, int]:
+        """See RunStore."""
+        with self._reading() as rows:
+            return rows.count_prunable(max(0, min(older_than_ns, TIME_LIMIT))), rows.count_runs()
 
     def verify(self) -> list[str]:
         """See RunStore."""

@@ -7,7 +7,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Text,
+    and_,
     any_,
     bindparam,
     case,
@@ -37,6 +38,10 @@ from sqlalchemy.pool import QueuePool
 from runmeter_exporter.store import StoreError, StoreUnavailable
 
 
+class NoTables(Exception):
+    """There is no file, or no table of ours in the database, and whoever asks is not to make any."""
+
+
 class Dialect(Protocol):
     """What differs between databases."""
 
@@ -44,11 +49,14 @@ class Dialect(Protocol):
     locks_rows: bool
     """Rows are locked one by one, so that a row must exist to be locked; else the whole database is, by beginning."""
 
-    def engine(self, deadline: float, pool_size: int) -> Engine:
-        """An engine with its events; nothing is opened."""
+    def engine(self, deadline: float, pool_size: int, creates: Callable[[], bool]) -> Engine:
+        """An engine with its events; nothing is opened. `creates`: whether who connects now may make the database."""
 
     def insert(self, table: Any) -> Any:
         """An INSERT that has `on_conflict_do_…`."""
+
+    def begins_with(self, column: ColumnElement[str], beginning: str) -> ColumnElement[bool]:
+        """The column's value begins so, to the letter."""
 
     def among(self, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
         """The column's value is one of the list given for `name`."""
@@ -83,8 +91,9 @@ class SqliteDialect:
         self.url = url
         self._durable = durable
 
-    def engine(self, deadline: float, pool_size: int) -> Engine:
+    def engine(self, deadline: float, pool_size: int, creates: Callable[[], bool]) -> Engine:
         """See Dialect."""
+        self._creates = creates
         # A little less than the deadline: "locked" says more than "interrupted".
         arguments = {"timeout": deadline * 0.9, "isolation_level": None, "check_same_thread": False}
         engine = create_engine(
@@ -104,6 +113,8 @@ class SqliteDialect:
         path = Path(self.url.database or "")
         try:
             if not path.exists():
+                if not self._creates():
+                    raise NoTables
                 # Numbers about people's work: for their eyes only. Existing files and directories are left as they are.
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -120,7 +131,8 @@ class SqliteDialect:
             # Changing the mode does not wait for a lock as other statements do.
             try:
                 cursor.execute("PRAGMA journal_mode")
-                if cursor.fetchone()[0] != "wal":
+                # A reader changes nothing, not even the mode of what may be somebody else's file.
+                if cursor.fetchone()[0] != "wal" and self._creates():
                     cursor.execute("PRAGMA journal_mode=WAL")
                 break
             except sqlite3.OperationalError as error:
@@ -135,6 +147,11 @@ class SqliteDialect:
     def insert(self, table: Any) -> Any:
         """See Dialect."""
         return sqlite.insert(table)
+
+    def begins_with(self, column: ColumnElement[str], beginning: str) -> ColumnElement[bool]:
+        """See Dialect."""
+        # Not LIKE, which takes upper for lower case here; a range is what the index finds.
+        return and_(column >= beginning, column < beginning + "\U0010ffff")
 
     def among(self, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
         """See Dialect."""
@@ -184,7 +201,7 @@ class PostgresDialect:
     def __init__(self, url: URL) -> None:
         self.url = url
 
-    def engine(self, deadline: float, pool_size: int) -> Engine:
+    def engine(self, deadline: float, pool_size: int, creates: Callable[[], bool]) -> Engine:
         """See Dialect."""
         # Positional parameters, so that hot statements go to the driver as plain tuples.
         return create_engine(
@@ -199,6 +216,10 @@ class PostgresDialect:
     def insert(self, table: Any) -> Any:
         """See Dialect."""
         return postgresql.insert(table)
+
+    def begins_with(self, column: ColumnElement[str], beginning: str) -> ColumnElement[bool]:
+        """See Dialect."""
+        return column.startswith(beginning, autoescape=True)
 
     def among(self, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
         """See Dialect."""

@@ -181,6 +181,11 @@ class MemoryRows:
             found = [pair for pair in found if (pair[0] > after if upward else pair[0] < after)]
         return [run for _, run in found[:limit]]
 
+    def ids_beginning(self, beginning: str, limit: int) -> list[str]:
+        """See Rows."""
+        found = [(run.listed_at, run.run_id) for run in self._runs.values() if run.run_id.startswith(beginning)]
+        return [run_id for _, run_id in sorted(found, reverse=True)[:limit]]
+
     def open_runs(self, thread_ids: Sequence[str] | None = None) -> list[StoredRun]:
         """See Rows."""
         return [run for run in self._open.values() if thread_ids is None or run.thread_id in thread_ids]
@@ -243,6 +248,14 @@ class MemoryRows:
         """See Rows."""
         found = [run.run_id for run in self._runs.values() if run.closed and run.updated_at < older_than]
         return found[:limit]
+
+    def count_prunable(self, older_than: int) -> int:
+        """See Rows."""
+        return len(self.prunable(older_than, len(self._runs)))
+
+    def count_runs(self) -> int:
+        """See Rows."""
+        return len(self._runs)
 
     def every_run(self) -> Iterator[StoredRun]:
         """See Rows."""

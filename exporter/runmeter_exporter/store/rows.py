@@ -116,6 +116,9 @@ class Rows(Protocol):
     ) -> list[StoredRun]:
         """From behind `after`, in an order of `questions.ORDERS`: by (`position` of the order, run_id)."""
 
+    def ids_beginning(self, beginning: str, limit: int) -> list[str]:
+        """Ids that begin so, newest first by (listed_at, run_id)."""
+
     def open_runs(self, thread_ids: Sequence[str] | None = None) -> list[StoredRun]:
         """Runs that are not closed, of these threads or all."""
 
@@ -149,6 +152,12 @@ class Rows(Protocol):
     # Keeping.
     def prunable(self, older_than: int, limit: int) -> list[str]:
         """Ids of closed runs last heard of before."""
+
+    def count_prunable(self, older_than: int) -> int:
+        """How many they are."""
+
+    def count_runs(self) -> int:
+        """How many runs are stored."""
 
     def every_run(self) -> Iterator[StoredRun]:
         """All runs."""

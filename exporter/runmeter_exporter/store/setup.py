@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, select
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from runmeter_exporter.store import SchemaMismatch, ledger
-from runmeter_exporter.store.dialects import Dialect
+from runmeter_exporter.store.dialects import Dialect, NoTables
 from runmeter_exporter.store.schema import VERSION, meta, metadata, runs
 
 assert ledger.spans.metadata is metadata, "door 2's table belongs to the schema"
@@ -18,12 +18,15 @@ _ATTEMPTS = 10
 Begin = Callable[[bool], AbstractContextManager[Connection]]
 
 
-def prepare(begin: Begin, dialect: Dialect, label_limit: int) -> None:
-    """Make the tables where there are none. SchemaMismatch where there are others."""
+def prepare(begin: Begin, dialect: Dialect, label_limit: int | None) -> None:
+    """Make the tables where there are none; NoTables instead where `label_limit` is None. SchemaMismatch where there
+    are others."""
     for attempt in range(_ATTEMPTS):
         with begin(False) as connection:
             if _found(connection):
                 return
+        if label_limit is None:
+            raise NoTables
         try:
             # On SQLite this waits for its turn; on PostgreSQL whoever commits second is told that the tables exist.
             with begin(True) as connection:

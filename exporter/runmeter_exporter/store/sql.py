@@ -15,10 +15,10 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from runmeter_exporter.rollup import Grants
-from runmeter_exporter.store import DEADLINE, StoreError, StoreUnavailable, setup
+from runmeter_exporter.store import DEADLINE, StoreError, StoreMissing, StoreUnavailable, setup
 from runmeter_exporter.store.base import BaseRunStore
 from runmeter_exporter.store.deadline import Call, Deadlines, bounded
-from runmeter_exporter.store.dialects import dialect_of
+from runmeter_exporter.store.dialects import NoTables, dialect_of
 from runmeter_exporter.store.rows import Rows
 from runmeter_exporter.store.sqlrows import SqlRows
 from runmeter_exporter.store.statements import Statements
@@ -48,19 +48,21 @@ class SqlRunStore(BaseRunStore):
         pool_size: int = 5,
         label_limit: int = 100,
         durable: bool = False,
+        create: bool | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self._dialect = dialect_of(url, durable=durable)
         self._deadline = deadline
         self._label_limit = label_limit
-        self._engine = self._dialect.engine(deadline, pool_size)
+        self._create = create
+        self._calls = threading.local()
+        self._engine = self._dialect.engine(deadline, pool_size, lambda: getattr(self._calls, "creates", False))
         if self._dialect.locks_rows:
             event.listen(self._engine, "do_connect", self._connect)
         event.listen(self._engine, "connect", self._connected)
         self._statements = Statements(self._engine, self._dialect)
         self._deadlines = Deadlines(self._dialect.cut)
-        self._calls = threading.local()
         self._grants: Grants | None = None
         self._ready = False
         self._pid = os.getpid()
@@ -123,10 +125,14 @@ class SqlRunStore(BaseRunStore):
     @contextmanager
     def _transaction(self, write: bool, until: float) -> Iterator[Rows]:
         self._after_fork()
+        self._calls.creates = write if self._create is None else self._create
         with self._deadlines.call(max(until - time.monotonic(), 0.001)) as call:
             if not self._ready:
                 with self._translated(call):
-                    setup.prepare(lambda writes: self._begun(call, writes), self._dialect, self._label_limit)
+                    setup.prepare(
+                        lambda writes: self._begun(call, writes), self._dialect,
+                        self._label_limit if self._calls.creates else None,
+                    )  # fmt: skip
                 self._ready = True
             rows = None
             with self._translated(call), self._begun(call, write) as connection:
@@ -160,6 +166,12 @@ class SqlRunStore(BaseRunStore):
     def _translated(self, call: Call) -> Iterator[None]:
         try:
             yield
+        except NoTables:
+            raise StoreMissing(
+                f"there is no store at {self.url_for_humans}: nothing was written there yet, or the place is mistyped. "
+                "`runmeter serve`, `runmeter exec` and runmeter.instrument() make one; --database-url or "
+                "RUNMETER_DATABASE_URL names another"
+            ) from None
         except (SQLAlchemyError, TimeoutError, OverflowError, UnicodeError) as error:
             raise self._meaning(error, call) from error
 

@@ -75,6 +75,13 @@ class SqlReads:
         self._fill(found)
         return list(found.values())
 
+    def ids_beginning(self, beginning: str, limit: int) -> list[str]:
+        """See Rows."""
+        wanted = select(runs.c.run_id).where(self._dialect.begins_with(runs.c.run_id, beginning))
+        return [row[0] for row in self._connection.execute(
+            wanted.order_by(runs.c.listed_at.desc(), runs.c.run_id.desc()).limit(limit)
+        )]  # fmt: skip
+
     def open_runs(self, thread_ids: Sequence[str] | None = None) -> list[StoredRun]:
         """See Rows."""
         wanted = select(runs).where(OPEN)
@@ -162,6 +169,17 @@ class SqlReads:
         """See Rows."""
         wanted = select(runs.c.run_id).where(text("is_open = 0"), runs.c.updated_at < older_than)
         return [row[0] for row in self._connection.execute(wanted.order_by(runs.c.updated_at).limit(limit))]
+
+    def count_prunable(self, older_than: int) -> int:
+        """See Rows."""
+        return self._count(text("is_open = 0"), runs.c.updated_at < older_than)
+
+    def count_runs(self) -> int:
+        """See Rows."""
+        return self._count()
+
+    def _count(self, *which: Any) -> int:
+        return int(self._connection.execute(select(func.count()).select_from(runs).where(*which)).scalar_one())
 
     def every_run(self) -> Iterator[StoredRun]:
         """See Rows."""
