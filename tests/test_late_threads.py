@@ -45,6 +45,6 @@ def test_a_postgresql_that_cannot_start_threads_is_written_all_the_same(
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    store = open_store(postgres_url)
+    store = open_store(postgres_url, create=True)
     assert store.usage()["total_tokens"] == 0
     store.dispose()

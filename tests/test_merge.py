@@ -334,7 +334,7 @@ def added(run: StoredRun) -> Usage:
 def fresh_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], RunStore]]:
     """A SQLite store that every call empties: making one costs more than what an example does to it."""
     url = f"sqlite:///{tmp_path_factory.mktemp('same') / 'runmeter.db'}"
-    store = SqlRunStore(url, clock=lambda: NOON + 60 * SECOND)
+    store = SqlRunStore(url, create=True, clock=lambda: NOON + 60 * SECOND)
     store.usage()
 
     def fresh() -> RunStore:

@@ -171,6 +171,7 @@ def test_somebody_elses_tables_are_refused(
 ) -> None:
     """A database that has a table `runs` of another program is left alone."""
     (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "runmeter.db").touch()
     store = open_stores(sql_url)
     with store.engine.begin() as connection:
         connection.execute(text("CREATE TABLE runs (distance INTEGER)"))

@@ -161,7 +161,7 @@ class Timed:
 def staleness(runs: int, rate: float, seconds: float) -> list[float]:
     """Seconds that the calls of so many live runs waited to be in the store."""
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(f"sqlite:///{Path(folder) / 'bench.db'}")
+        store = open_store(f"sqlite:///{Path(folder) / 'bench.db'}", create=True)
         store.runs(limit=1)
         timed = Timed(store)
         recorder = Recorder(lambda: timed, throttle=INTERVAL)  # type: ignore[arg-type,return-value]

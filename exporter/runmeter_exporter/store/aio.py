@@ -109,11 +109,18 @@ def open_async_store(
     pool_size: int = 5,
     label_limit: int = 100,
     durable: bool = False,
+    create: bool | None = None,
     clock: Callable[[], int] = time.time_ns,
 ) -> AsyncRunStore:
     """`open_store`, in its async form."""
     return AsyncRunStore(
         open_store(
-            url, deadline=deadline, pool_size=pool_size, label_limit=label_limit, durable=durable, clock=clock
+            url,
+            deadline=deadline,
+            pool_size=pool_size,
+            label_limit=label_limit,
+            durable=durable,
+            create=create,
+            clock=clock,
         )
     )
