@@ -6,73 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from doors import Replayed, replay
 from fake_sink import FakeSink
-from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from otlp_files import Recording, recordings
 
 from runmeter.processor import Processor
 from runmeter.spans import EndedSpan
-
-AT_START = {"gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "openinference.span.kind"}
-"""What instrumentations know when a call begins; the recordings hold only what was known at the end."""
-
-
-class Replayed(ReadableSpan):
-    """A recorded span as the SDK would hand it over."""
-
-    def __init__(self, span: EndedSpan, resource: Resource, *, began: bool) -> None:
-        flags = TraceFlags(TraceFlags.SAMPLED)
-        parent = None
-        if span.parent_id is not None:
-            parent = SpanContext(span.trace_id, span.parent_id, span.parent_is_remote, flags)
-        attributes = {key: value for key, value in span.attributes.items() if not began or key in AT_START}
-        super().__init__(
-            span.name,
-            SpanContext(span.trace_id, span.span_id, False, flags),
-            parent,
-            resource,
-            BoundedAttributes(None, attributes),
-            kind=SpanKind(max(0, span.kind - 1)),
-            status=Status(StatusCode.ERROR if span.failed and not began else StatusCode.UNSET),
-            start_time=span.started_at,
-            end_time=None if began else span.ended_at,
-            instrumentation_scope=InstrumentationScope(span.scope),
-        )
-
-    def set_attribute(self, key: str, value: Any) -> None:
-        """Stamps are of no interest here."""
-
-
-def replay(spans: list[EndedSpan]) -> FakeSink:
-    processor, sink = Processor(), FakeSink()
-    processor.start((sink,))
-    resources = {id(span.resource): Resource(dict(span.resource)) for span in spans}
-    by_id = {(span.trace_id, span.span_id): span for span in spans}
-
-    def depth(span: EndedSpan) -> int:
-        above, levels = by_id.get((span.trace_id, span.parent_id or 0)), 0
-        while above is not None and levels < len(spans):
-            above, levels = by_id.get((above.trace_id, above.parent_id or 0)), levels + 1
-        return levels
-
-    # At one instant what ends comes before what begins, parents begin before and end after their children.
-    events: list[tuple[int, int, int, EndedSpan]] = []
-    for span in spans:
-        events.append((span.started_at, 1, depth(span), span))
-        events.append((span.ended_at, 0 if span.ended_at > span.started_at else 2, -depth(span), span))
-    for _, kind, _, span in sorted(events, key=lambda event: event[:3]):
-        moment = Replayed(span, resources[id(span.resource)], began=kind == 1)
-        if kind == 1:
-            processor.on_start(moment, Context())  # type: ignore[arg-type]
-        else:
-            processor.on_end(moment)
-    processor.stop()
-    return sink
 
 
 def cases() -> Iterator[Any]:

@@ -18,11 +18,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from otlp_requests import post
 
+from runmeter import lookalikes
 from runmeter.call import Reading
+from runmeter.same_call import alike
 from runmeter.spans import Call
-from runmeter.twins import alike
 from runmeter.usage import Usage
-from runmeter_exporter.ingest import closing
 from runmeter_exporter.ingest.ingest import Ingest
 from runmeter_exporter.ingest.otlp import JSON, PROTOBUF
 from runmeter_exporter.run import CellKey, RunSnapshot
@@ -396,9 +396,9 @@ def test_twins_in_two_traces_are_one_call(store: RunStore, ingest_of: Callable[.
     agent = span(1, None, scope="framework", at=(10, 20), gen_ai__operation__name="invoke_agent")
     for request in (inner, framework, agent):
         post(ingest, request)
-    assert store.usage(include_active=True)["total_input_tokens"] == 20
-    ingest.close_runs([OTHER_TRACE.hex()])
+        assert store.usage(include_active=True)["total_input_tokens"] == 10
     assert open_ids(store) == [TRACE.hex()]
+    ingest.close_runs([OTHER_TRACE.hex()])
     post(ingest_of(store), inner)
     ingest.close_runs(open_ids(store))
     assert store.run(OTHER_TRACE.hex()) is None
@@ -411,7 +411,7 @@ def test_twins_in_two_traces_are_one_call(store: RunStore, ingest_of: Callable[.
 def test_a_twin_is_found_among_thousands_that_look_alike(
     store: RunStore, ingest_of: Callable[..., Ingest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Closing a run costs the same however many equal calls there are, and still joins the one that is the same."""
+    """Taking a call costs the same however many equal ones there are, and still joins the one that is the same."""
     compared = 0
 
     def counting(one: Reading, other: Reading) -> tuple[int, int] | None:
@@ -419,14 +419,14 @@ def test_a_twin_is_found_among_thousands_that_look_alike(
         compared += 1
         return alike(one, other)
 
-    monkeypatch.setattr(closing, "alike", counting)
+    monkeypatch.setattr(lookalikes, "alike", counting)
     ingest = ingest_of(store)
     crowd = 3000
     post(ingest, b"".join(
         call(1, None, trace=number.to_bytes(16), scope="framework", at=(2 * number, 2 * number + 1))
         for number in range(1, crowd + 1)))
+    compared = 0
     post(ingest, call(9, None, trace=TRACE, scope="client", at=(crowd, crowd + 1)))
-    ingest.close_runs([TRACE.hex()])
     assert compared < 100
     usage = store.usage(include_active=True)
     assert usage["llm_call_count"] == crowd

@@ -12,12 +12,12 @@ from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import pytest
+from doors import Counted, door2, unpriced
 from otlp_files import Recording, recordings
-from otlp_requests import Answers, answers_after, apart, difference, post, usage_of
+from otlp_requests import apart, difference, post, usage_of
 from test_otlp import as_json
 from test_recordings import CANNOT, wrong
 
-from runmeter.usage import Usage
 from runmeter_exporter.ingest.ingest import Ingest
 from runmeter_exporter.ingest.otlp import JSON, PROTOBUF
 from runmeter_exporter.store import RunStore
@@ -26,11 +26,6 @@ from runmeter_exporter.web.server import Server
 
 CASES = {recording.name: recording for recording in recordings()}
 Open = Callable[..., RunStore]
-
-
-def unpriced(call: object) -> Usage:
-    """Prices are not what these tests are about."""
-    return call.usage._replace(unpriced_tokens=call.usage.total_tokens)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -47,11 +42,12 @@ def ingest_of() -> Iterator[Callable[[RunStore], Ingest]]:
         assert ingest.stop()
 
 
-def judge(recording: Recording, answers: Answers, how: str) -> None:
-    """The answers equal the truth, but for what cannot be right."""
+def judge(recording: Recording, told: tuple[Counted, Counted], how: str) -> None:
+    """The answers equal the truth while the runs are active and when they have settled, but for what cannot be right."""
     expected, reason = CANNOT.get(recording.name, ("", ""))
-    found = ", ".join(wrong(recording, answers))  # type: ignore[arg-type]
-    assert found == expected, f"{recording.name}, {how}: wrong: {found or 'nothing'}; {reason} ({answers.totals})"
+    for when, got in zip(("live", "settled"), told, strict=True):
+        found = ", ".join(wrong(recording, got))
+        assert found == expected, f"{recording.name}, {how}, {when}: wrong: {found}; {reason} ({got.totals})"
 
 
 def arrangements(request: bytes) -> dict[str, list[bytes]]:
@@ -80,7 +76,7 @@ def test_a_recording_however_it_arrives(name: str, open_stores: Open, ingest_of:
             post(ingest, request)
             return ingest
 
-        judge(recording, answers_after(store, requests, send), how)
+        judge(recording, door2(store, requests, send), how)
         assert store.verify() == []
 
 
@@ -104,7 +100,7 @@ def test_every_recording_over_http(open_stores: Open, sqlite_url: str, ingest_of
             assert answer.read() == (b"{}" if content_type == JSON else b"")
             return ingest
 
-        answers = answers_after(store, [recording.path.read_bytes()], send)
+        answers = door2(store, [recording.path.read_bytes()], send)
         judge(recording, answers, f"{content_type}, {encoding}")
     connection.close()
     server.stop()
@@ -126,7 +122,7 @@ def test_every_recording_with_a_restart_between_any_two_requests(
             assert ingest.stop()
             return ingest
 
-        judge(recording, answers_after(store, requests, send), "restarted")
+        judge(recording, door2(store, requests, send), "restarted")
     assert store.verify() == []
 
 
@@ -142,7 +138,7 @@ def test_two_sidecars_take_alternate_requests(
             post(ingests[number % 2], request)
             return ingests[(number + 1) % 2]
 
-        answers = answers_after(stores[0], apart(recording.path.read_bytes())[::-1], send)
+        answers = door2(stores[0], apart(recording.path.read_bytes())[::-1], send)
         judge(recording, answers, "two sidecars")
     assert stores[0].verify() == []
 

@@ -1,24 +1,23 @@
-"""Every recording through reading and settling, as door 1 does it, against what the provider really answered.
+"""Every recording through the two doors, live and settled, against what the provider really answered.
 
-`python tests/test_recordings.py [folder]` prints the score, also over a folder of recordings that are not here.
+`python tests/test_recordings.py [folder]` prints the score of each, also over a folder of recordings that are not here.
 """
 
 from __future__ import annotations
 
-import random
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from doors import Counted, door1, door2, unpriced
 from otlp_files import RECORDINGS, Recording, recordings
+from otlp_requests import post
 
-from runmeter.call import Reading, Role, read
-from runmeter.settle import Settler
-from runmeter.twins import RunFacts, TwinIndex, keeper
-from runmeter.usage import ZERO, Usage
+from runmeter_exporter.ingest.ingest import Ingest
+from runmeter_exporter.store import open_store
 
 NOT_EMITTED = "the library does not write reasoning tokens"
 NOT_EMITTED_EITHER = "the library writes neither cache writes nor reasoning tokens"
@@ -143,80 +142,18 @@ CANNOT: Mapping[str, tuple[str, str]] = {
 """The few that cannot be right. Strict: one that becomes right, or wrong in another way, fails the test."""
 
 
-class Runs:
-    """The runs of one process: explicit by id, otherwise one per trace, and a call seen in two of them is moved to the
-    run that keeps it."""
-
-    def __init__(self) -> None:
-        self.settlers: dict[str, Settler] = {}
-        self._times: dict[str, tuple[int, int]] = {}
-        self._explicit: set[str] = set()
-        self._twins = TwinIndex()
-
-    def add(self, reading: Reading) -> None:
-        """A span ended."""
-        run_id = reading.run_id or format(reading.trace_id, "032x")
-        if reading.run_id is not None:
-            self._explicit.add(run_id)
-        first, last = self._times.get(run_id, (reading.started_at, reading.ended_at))
-        self._times[run_id] = min(first, reading.started_at), max(last, reading.ended_at)
-        settler = self.settlers.setdefault(run_id, Settler())
-        settler.add(reading)
-        if reading.role in (Role.CALL, Role.WEAK):
-            found = self._twins.find_all(run_id, reading)
-            self._twins.add(run_id, reading)
-            if found:
-                other_id = str(found[0][0])
-                if keeper(self._facts(run_id), self._facts(other_id)).run_id == run_id:
-                    for _, twin in found:
-                        self._move(twin, other_id, run_id)
-                else:
-                    self._move(reading, run_id, other_id)
-
-    def _move(self, reading: Reading, old: str, new: str) -> None:
-        self.settlers[old].remove(*reading.key)
-        self.settlers[new].add(reading)
-        self._twins.moved(reading, new)
-
-    def _facts(self, run_id: str) -> RunFacts:
-        settler = self.settlers[run_id]
-        named = settler.thread_id is not None or settler.agent is not None
-        return RunFacts(run_id, run_id in self._explicit, named, *self._times[run_id])
-
-    @property
-    def totals(self) -> Usage:
-        """Of all runs."""
-        return sum((settler.totals for settler in self.settlers.values()), start=ZERO)
-
-    def by_thread(self) -> dict[str | None, Usage]:
-        """Totals of the runs of each thread."""
-        found: dict[str | None, Usage] = {}
-        for settler in self.settlers.values():
-            if any(settler.totals):
-                found[settler.thread_id] = found.get(settler.thread_id, ZERO) + settler.totals
-        return found
-
-
-def settle(readings: Iterable[Reading]) -> Runs:
-    """All of them through one process."""
-    runs = Runs()
-    for reading in readings:
-        runs.add(reading)
-    return runs
-
-
-def wrong(recording: Recording, runs: Runs) -> list[str]:
+def wrong(recording: Recording, got: Counted) -> list[str]:
     """What differs from the truth."""
-    truth, got = recording.truth, runs.totals
+    truth, usage = recording.truth, got.totals
     expected: dict[str, tuple[Any, Any]] = {
-        "calls": (truth["llm_calls"] + truth.get("embedding_calls", 0), got.calls),
-        "input": (truth["input_tokens"] + truth.get("embedding_input_tokens", 0), got.input_tokens),
-        "output": (truth["output_tokens"], got.output_tokens),
-        "cached": (truth["cached_input_tokens"], got.cache_read_tokens),
-        "cache write": (truth["cache_write_input_tokens"], got.cache_write_tokens),
-        "reasoning": (truth["reasoning_tokens"], got.reasoning_tokens),
-        "errors": (truth["errors"], got.failures),
-        "without usage": (truth["calls_without_usage"], got.calls_without_usage),
+        "calls": (truth["llm_calls"] + truth.get("embedding_calls", 0), usage.calls),
+        "input": (truth["input_tokens"] + truth.get("embedding_input_tokens", 0), usage.input_tokens),
+        "output": (truth["output_tokens"], usage.output_tokens),
+        "cached": (truth["cached_input_tokens"], usage.cache_read_tokens),
+        "cache write": (truth["cache_write_input_tokens"], usage.cache_write_tokens),
+        "reasoning": (truth["reasoning_tokens"], usage.reasoning_tokens),
+        "errors": (truth["errors"], usage.failures),
+        "without usage": (truth["calls_without_usage"], usage.calls_without_usage),
     }
     if "per_thread" in truth:
         expected["thread"] = (
@@ -224,40 +161,46 @@ def wrong(recording: Recording, runs: Runs) -> list[str]:
                 thread: (part["llm_calls"], part["input_tokens"], part["output_tokens"])
                 for thread, part in truth["per_thread"].items()
             },
-            {thread: (part.calls, part.input_tokens, part.output_tokens) for thread, part in runs.by_thread().items()},
+            {thread: (part.calls, part.input_tokens, part.output_tokens) for thread, part in got.threads.items()},
         )
     # A stream that the provider broke off is a call or an error, and both are right.
     interrupted = truth["interrupted_calls"]
-    if interrupted and got.calls + got.failures == truth["llm_calls"] + truth["errors"]:
-        failed = got.failures - truth["errors"]
+    if interrupted and usage.calls + usage.failures == truth["llm_calls"] + truth["errors"]:
+        failed = usage.failures - truth["errors"]
         if 0 < failed <= interrupted:
             for name in ("calls", "errors", "without usage"):
                 del expected[name]
     return [name for name, (want, is_now) in expected.items() if want != is_now]
 
 
-def orders(readings: list[Reading]) -> Iterable[list[Reading]]:
-    """In the order of the file (in which the spans ended), and shuffled."""
-    yield readings
-    for seed in range(4):
-        shuffled = list(readings)
-        random.Random(seed).shuffle(shuffled)
-        yield shuffled
+def judged(recording: Recording) -> dict[str, list[str]]:
+    """What is wrong at each door."""
+    store = open_store("memory://")
+    ingest = Ingest(store, price=unpriced)
+
+    def send(_: int, request: bytes) -> Ingest:
+        post(ingest, request)
+        return ingest
+
+    try:
+        live, settled = door2(store, [recording.path.read_bytes()], send)
+    finally:
+        assert ingest.stop()
+    found = {"door 1": door1(recording.spans()), "door 2, live": live, "door 2, settled": settled}
+    return {door: wrong(recording, got) for door, got in found.items()}
 
 
 CASES = {recording.name: recording for recording in recordings()}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_recording_settles_to_what_the_provider_answered(name: str) -> None:
-    """Calls, tokens, errors and threads of a recorded case equal the provider's ledger, in any order of its spans."""
-    recording = CASES[name]
+def test_both_doors_say_what_the_provider_answered(name: str) -> None:
+    """Calls, tokens, errors and threads equal the provider's ledger at door 1, and at door 2 while the runs are still
+    active as well as when they have settled."""
     expected, reason = CANNOT.get(name, ("", ""))
-    readings = [read(span) for span in recording.spans()]
-    assert not any(reading.rejected for reading in readings)
-    for order in orders(readings):
-        found = ", ".join(wrong(recording, settle(order)))
-        assert found == expected, f"{name}: wrong: {found or 'nothing'}; expected: {expected or 'nothing'} ({reason})"
+    for door, found in judged(CASES[name]).items():
+        said = ", ".join(found)
+        assert said == expected, f"{name}, {door}: wrong: {said}; expected: {expected} ({reason})"
 
 
 def test_what_cannot_be_right_is_recorded() -> None:
@@ -266,16 +209,18 @@ def test_what_cannot_be_right_is_recorded() -> None:
 
 
 def score(folder: Path) -> None:
-    """Print what is wrong where, and how many are right."""
+    """Print what is wrong where, and how many are right at each door."""
     cases = list(recordings(folder))
-    counts: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = {}
     for recording in cases:
-        found = wrong(recording, settle(read(span) for span in recording.spans()))
-        counts.update(found)
-        counts["any of calls, input, output"] += bool(set(found) & set(MAIN))
-        if found:
-            print(f"{recording.name}: {', '.join(found)}")
-    print(f"{len(cases)} recordings; wrong in:", dict(counts.most_common()))
+        for door, found in judged(recording).items():
+            tally = counts.setdefault(door, Counter())
+            tally.update(found)
+            tally["any of calls, input, output"] += bool(set(found) & set(MAIN))
+            if found:
+                print(f"{recording.name}, {door}: {', '.join(found)}")
+    for door, tally in counts.items():
+        print(f"{door}: {len(cases)} recordings; wrong in:", dict(tally.most_common()))
 
 
 if __name__ == "__main__":

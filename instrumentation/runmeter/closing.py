@@ -16,8 +16,8 @@ from runmeter.counting import LATE, overshadowed
 from runmeter.dialects import CALL, PLAIN, WEAK
 from runmeter.groups import Group, call_of
 from runmeter.joining import Joining
+from runmeter.same_call import nested
 from runmeter.spans import Change
-from runmeter.twins import nested
 
 
 class Closing(Joining):

@@ -9,12 +9,13 @@ from collections import OrderedDict, deque
 
 from runmeter.call import Reading
 from runmeter.dialects import AGENT, AGGREGATE, PLAIN, STREAM_LOGS, TOOL
+from runmeter.lookalikes import Lookalikes
 from runmeter.open_spans import OpenSpan, Trace
 from runmeter.runs import Runs, RunState
+from runmeter.same_call import RunFacts, keeper, may_share
 from runmeter.scopes import is_genai
 from runmeter.sink import RunInfo
 from runmeter.spans import Change
-from runmeter.twins import RunFacts, TwinIndex, keeper
 
 HELD_LIMIT = 256
 """Runs that wait for a twin at once; beyond, the oldest waits no longer."""
@@ -37,7 +38,7 @@ class Fold:
         """The run that everything in this process belongs to where the context does not say (`runmeter exec`)."""
         self.callish: dict[int, OpenSpan] = {}
         """Open spans of scopes that have made calls or agents: a call in another trace may prove to be theirs."""
-        self._twins = TwinIndex()
+        self._lookalikes = Lookalikes()
         self._scopes: set[str] = set()
         self._recent: deque[tuple[str, Reading]] = deque(maxlen=RECENT)
         self._held: OrderedDict[RunState, set[OpenSpan]] = OrderedDict()
@@ -47,7 +48,7 @@ class Fold:
         self.runs.forget()
         self.traces = {}
         self.callish = {}
-        self._twins = TwinIndex()
+        self._lookalikes = Lookalikes()
         self._recent.clear()
         self._held = OrderedDict()
 
@@ -193,20 +194,21 @@ class Fold:
                 return run
             self._scopes.update((reading.scope, ""))
             while self._recent:
-                self._twins.add(*self._recent.popleft())
-        found = self._twins.find_all(run_id, reading)
+                self._lookalikes.add(*self._recent.popleft())
+        found = self._lookalikes.find(run_id, reading)
         home = run
         if found:
-            other = self._of(str(found[0][0]))
-            if other is not None and other is not run and _may_share(run, other, reading, found[0][1]):
+            kind, twins = found
+            other = self._of(twins[0].run_id)
+            if other is not None and other is not run and may_share(_facts(run), _facts(other), kind):
                 if other.settler.closed or keeper(_facts(run), _facts(other)).run_id != run_id:
                     home = other
                 elif not run.settler.closed:
-                    for _, twin in found:
-                        self.runs.settled(other, other.settler.remove(twin.trace_id, twin.span_id))
-                        self._add(run, twin)
-                        self._twins.moved(twin, run_id)
-        self._twins.add(home.info.run_id, reading)
+                    for twin in twins:
+                        self.runs.settled(other, other.settler.remove(*twin.reading.key))
+                        self._add(run, twin.reading)
+                        self._lookalikes.add(run_id, twin.reading)
+        self._lookalikes.add(home.info.run_id, reading)
         return home
 
     def _of(self, run_id: str) -> RunState | None:
@@ -265,20 +267,13 @@ class Fold:
             self.runs.end(run, status, None, ended_at)
 
 
-def _may_share(run: RunState, other: RunState, reading: Reading, twin: Reading) -> bool:
-    """Equal numbers at the same time are chance where both runs say that they are something else."""
-    if reading.response_id is not None and reading.response_id == twin.response_id:
-        return True
-    if run.explicit and other.explicit:
-        return False
-    mine = run.info.thread_id or run.settler.thread_id
-    theirs = other.info.thread_id or other.settler.thread_id
-    return mine is None or theirs is None or mine == theirs
-
-
 def _facts(run: RunState) -> RunFacts:
     info, settler = run.info, run.settler
-    named = (info.thread_id or info.agent or settler.thread_id or settler.agent) is not None
     return RunFacts(
-        info.run_id, run.explicit, named, info.started_at, _FOREVER if run.ended_at is None else run.ended_at
+        info.run_id,
+        run.explicit,
+        info.thread_id or settler.thread_id,
+        info.agent or settler.agent,
+        info.started_at,
+        _FOREVER if run.ended_at is None else run.ended_at,
     )

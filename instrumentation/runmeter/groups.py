@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from runmeter.ancestry import Key, Node, ancestors, caller_of
 from runmeter.call import Reading
-from runmeter.dialects import AFTER_THE_FACT
+from runmeter.lookalikes import ByTime
+from runmeter.same_call import BLANK, BY_LOG, Likeness, alike, settles, twin_keys
 from runmeter.spans import Call
-from runmeter.twins import STREAM_SLACK, blank, broke_off, models_agree, settles, together
 from runmeter.usage import Usage
 
 UNKNOWN: Final = "unknown"
-NEIGHBOURS: Final = 12
-"""Groups with equal words that are looked at before and after one in the order of time. Twins begin together."""
 CROWD: Final = 24
 """Groups that may be each other's twin at the same moment. Of more, only those met first are matched."""
 
-IndexKey = tuple[str, int]
-_NO_USAGE: Final = -1
 _new: Final[Any] = tuple.__new__
 
 
@@ -37,10 +32,10 @@ class Group:
         "mates",
         "members",
         "readings",
+        "said",
         "scopes",
         "started_at",
         "uid",
-        "words",
     )
 
     def __init__(self, node: Node, uid: int) -> None:
@@ -51,7 +46,7 @@ class Group:
         self.mates: tuple[Group, ...] = ()
         """The other groups of its unit."""
         self.counted: Call | None = None
-        self.index_keys: tuple[IndexKey, ...] = ()
+        self.index_keys: tuple[str, ...] = ()
 
     def absorb(self, other: Group) -> None:
         """Take the other's members."""
@@ -60,26 +55,29 @@ class Group:
             node.group = self
         self.key = min(self.key, other.key)
 
-    def look(self) -> tuple[IndexKey, ...]:
+    def look(self) -> tuple[str, ...]:
         """Take in what the members say together; returns the keys under which twins of this group are found."""
         self.readings = [node.reading for node in self.members if node.reading is not None]
-        if len(self.readings) > 1:
+        if len(self.readings) == 1:
+            (said,) = self.readings
+            self.scopes = {said.scope}
+        else:
             self.readings.sort(key=innermost, reverse=True)
-        best = next((reading for reading in self.readings if reading.usage is not None), self.readings[0])
-        model = best.model or next((reading.model for reading in self.readings if reading.model), None)
-        self.started_at = min(reading.started_at for reading in self.readings)
-        self.ended_at = max(reading.ended_at for reading in self.readings)
-        self.scopes = {reading.scope for reading in self.readings}
-        self.has_id = any(reading.response_id is not None for reading in self.readings)
-        self.logged = any(reading.stream_log for reading in self.readings)
-        usage = best.usage
-        if usage is None:
-            self.words = (_NO_USAGE, _NO_USAGE, best.failed, model)
-            return ((best.resource_key, _NO_USAGE),)
-        self.words = (usage[0], usage[1], False, model)
-        if best.stream_log or not self.scopes.isdisjoint(AFTER_THE_FACT):
-            return (best.resource_key, usage[0]), (best.resource_key, _NO_USAGE)
-        return ((best.resource_key, usage[0]),)
+            best = next((reading for reading in self.readings if reading.usage is not None), self.readings[0])
+            said = best._replace(
+                started_at=min(reading.started_at for reading in self.readings),
+                ended_at=max(reading.ended_at for reading in self.readings),
+                model=best.model or next((reading.model for reading in self.readings if reading.model), None),
+                response_id=next((one.response_id for one in (best, *self.readings) if one.response_id), None),
+                stream_log=any(reading.stream_log for reading in self.readings),
+            )
+            self.scopes = {reading.scope for reading in self.readings}
+        self.said = said
+        self.started_at = said.started_at
+        self.ended_at = said.ended_at
+        self.has_id = said.response_id is not None
+        self.logged = said.stream_log
+        return tuple({key: None for reading in (said, *self.readings) for key in twin_keys(reading)})
 
 
 def innermost(reading: Reading) -> tuple[int, int, int, int]:
@@ -191,8 +189,7 @@ class Pairs:
     """Groups by what they say, in the order of time: finds those that may be one call though nothing links them."""
 
     def __init__(self) -> None:
-        self._by_key: dict[IndexKey, list[tuple[int, int, Group]]] = {}
-        self._longest: dict[IndexKey, int] = {}
+        self._by_time: ByTime[Group] = ByTime()
 
     def put(self, group: Group) -> None:
         """Index the group as it is now, or take it out where it no longer counts."""
@@ -202,44 +199,23 @@ class Pairs:
         if all(node.shadowed for node in group.members):
             return
         group.index_keys = keys
-        entry = (group.started_at, group.uid, group)
-        lasted = group.ended_at - group.started_at
         for key in keys:
-            entries = self._by_key.get(key)
-            if entries is None:
-                self._by_key[key] = [entry]
-                self._longest[key] = lasted
-            else:
-                insort(entries, entry)
-                if lasted > self._longest[key]:
-                    self._longest[key] = lasted
+            self._by_time.put(key, group.uid, group)
 
     def drop(self, group: Group) -> None:
         """Forget the group."""
         for key in group.index_keys:
-            entries = self._by_key[key]
-            position = bisect_left(entries, (group.started_at, group.uid))
-            del entries[position]
-            if not entries:
-                del self._by_key[key]
-                del self._longest[key]
+            self._by_time.drop(key, group.uid, group.started_at)
         group.index_keys = ()
 
-    def near(self, group: Group) -> Iterator[tuple[Group, int, int]]:
-        """Groups that may be the same call as this one, with `distance`."""
+    def near(self, group: Group) -> Iterator[tuple[Group, Likeness]]:
+        """Groups that may be the same call as this one."""
         for key in group.index_keys:
-            entries = self._by_key[key]
-            if len(entries) < 2:
-                continue
-            reach = group.started_at - STREAM_SLACK - self._longest[key]
-            latest = group.ended_at + STREAM_SLACK
-            mine = bisect_left(entries, (group.started_at, group.uid))
-            before = entries[max(0, mine - NEIGHBOURS) : mine]
-            for started_at, _, other in before + entries[mine : mine + NEIGHBOURS + 1]:
-                if other is not group and reach <= started_at <= latest:
-                    apart = distance(group, other)
-                    if apart is not None:
-                        yield other, apart[0], apart[1]
+            for other in self._by_time.near(key, group.started_at, group.ended_at):
+                if other is not group:
+                    likeness = distance(group, other)
+                    if likeness is not None:
+                        yield other, likeness
 
     def units(self, seeds: dict[Group, None]) -> list[list[Group]]:
         """The seeds and everything that may be one call with any of them, divided into units: nearest pairs first."""
@@ -248,11 +224,11 @@ class Pairs:
         couples: dict[tuple[int, int], Couple] = {}
         while waiting:
             group = waiting.pop()
-            for other, kind, apart in self.near(group):
+            for other, likeness in self.near(group):
                 couple = (group.uid, other.uid) if group.uid < other.uid else (other.uid, group.uid)
                 if couple not in couples:
                     low, high = (group.key, other.key) if group.key < other.key else (other.key, group.key)
-                    couples[couple] = ((kind, apart, low, high), group, other)
+                    couples[couple] = ((*likeness, low, high), group, other)
                 if other not in crowd and len(crowd) < CROWD:
                     for newcomer in (other, *other.mates):
                         if newcomer not in crowd:
@@ -284,32 +260,15 @@ def _streamed(one: Group, other: Group) -> bool:
     return any(settles(left, right) or settles(right, left) for left in one.readings for right in other.readings)
 
 
-def distance(one: Group, other: Group) -> tuple[int, int] | None:
-    """(kind, nanoseconds) between two groups that may be one call, a stream's log first; None where they cannot be."""
-    if one.has_id and other.has_id:
-        return None
+def distance(one: Group, other: Group) -> Likeness | None:
+    """How near two groups come to being one call; None where they are two."""
     if one.scopes.isdisjoint(other.scopes):
-        mine, theirs = one.words, other.words
-        if mine[0] == theirs[0] and mine[2] == theirs[2]:
-            kind = 1 if mine[1] == theirs[1] else 2
-            if kind == 2 and not broke_off(mine[0], mine[1], theirs[0], theirs[1]):
-                return None
-            spans = (one.started_at, one.ended_at), (other.started_at, other.ended_at)
-            logged = one.logged or other.logged
-            if models_agree(mine[3], theirs[3]) and together(*spans, used=mine[0] != _NO_USAGE, logged=logged):
-                return kind, abs(one.started_at - other.started_at) + abs(one.ended_at - other.ended_at)
+        likeness = alike(one.said, other.said)
+        if likeness is not None or (len(one.readings) == 1 and len(other.readings) == 1):
+            return likeness
+        if (one.said.usage is None) == (other.said.usage is None):
             return None
-        if (mine[0] == _NO_USAGE) != (theirs[0] == _NO_USAGE):
-            for left in one.readings:
-                for right in other.readings:
-                    if (blank(left, right) or blank(right, left)) and models_agree(left.model, right.model):
-                        return 3, abs(left.started_at - right.started_at)
+    elif not (one.logged or other.logged):
         return None
-    for left in one.readings:
-        for right in other.readings:
-            if (left.stream_log or right.stream_log) and models_agree(left.model, right.model):
-                if settles(left, right):
-                    return 0, abs(left.started_at - right.ended_at)
-                if settles(right, left):
-                    return 0, abs(right.started_at - left.ended_at)
-    return None
+    likenesses = (alike(left, right) for left in one.readings for right in other.readings)
+    return min((found for found in likenesses if found is not None and found[0] in (BY_LOG, BLANK)), default=None)

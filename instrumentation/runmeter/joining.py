@@ -21,8 +21,8 @@ from runmeter.call import Reading
 from runmeter.counting import NO_USAGE, Counting
 from runmeter.dialects import CALL, PLAIN, WEAK
 from runmeter.groups import Group, call_of_one
+from runmeter.same_call import INNER, OUTER, SAME, SLACK, nested, same_id
 from runmeter.spans import Change
-from runmeter.twins import INNER, OUTER, SAME, SLACK, nested, same_id
 
 _new: Final[Any] = tuple.__new__
 

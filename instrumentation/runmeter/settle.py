@@ -149,7 +149,18 @@ class Settler(Closing):
         gone = self._nodes.get(key)
         if self._closed or gone is None or not gone.seen:
             return []
-        return self._rebuild(without=key)
+        group = gone.group
+        if gone.kids or not isinstance(group, Group) or group.mates or len(group.members) > 1:
+            return self._rebuild(without=key)
+        # Nothing here has to do with it but what is above, for which it stays a call that is known.
+        changes: list[Change] = []
+        self._count(group, None, changes)
+        self._put_aside(gone, None)
+        if group.index_keys:
+            self._pairs.drop(group)
+        del self._groups[group.uid]
+        self._unlink(gone)
+        return changes
 
     def exclude(self, trace_id: int, span_id: int, reason: str) -> list[Change]:
         """A reading that is counted elsewhere stays as an ancestor, set aside under `reason`. Nothing once closed."""
@@ -234,7 +245,8 @@ class Settler(Closing):
             ended_at = max(call.ended_at for call in alike)
             self._frozen[key] = Call(*key[:3], usage, sum(costs) if costs else None, ended_at)
 
-    def _forget(self, node: Node) -> None:
+    def _unlink(self, node: Node) -> None:
+        """Out of the tree, and out of the index of response ids."""
         self._tree += 1
         self._nodes.pop(node.key, None)
         if node.parent is not None and node.parent.kids is not None:
@@ -249,6 +261,9 @@ class Settler(Closing):
                 known.remove(entry)
                 if not known:
                     del self._ids[reading.response_id]
+
+    def _forget(self, node: Node) -> None:
+        self._unlink(node)
         if not self._closed:
             self._decided(node)
         if node.aside is not None:

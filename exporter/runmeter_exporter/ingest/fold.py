@@ -98,6 +98,10 @@ class RunFold:
         priced, self._priced = b"".join(self._priced), []
         return priced or None
 
+    def remove(self, reading: Reading) -> None:
+        """A reading moved to the run that keeps its call. That the run was under way then is true all the same."""
+        self._apply(self.settler.remove(*reading.key), source_of(reading))
+
     def _add(self, reading: Reading) -> None:
         self._know(reading)
         self._apply(self.settler.add(reading), source_of(reading))

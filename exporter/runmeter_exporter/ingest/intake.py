@@ -15,10 +15,21 @@ from runmeter.scopes import SEEN, Fates, is_genai, tally
 from runmeter.spans import Call
 from runmeter.usage import Usage
 from runmeter_exporter.ingest.fold import RunFold, holds
+from runmeter_exporter.ingest.sharing import Sharing, calls_in, lock_with_others
 from runmeter_exporter.ingest.traces import Move, Trace, TraceCache
 from runmeter_exporter.run import StoredRun, is_otlp
 from runmeter_exporter.store import RunStore, StoreUnavailable, Transaction
-from runmeter_exporter.store.ledger_row import INHERITED, Recorded, Row, begins, default_run, ends, reading_of, row_of
+from runmeter_exporter.store.ledger_row import (
+    INHERITED,
+    PINNED,
+    Recorded,
+    Row,
+    begins,
+    default_run,
+    ends,
+    reading_of,
+    row_of,
+)
 
 CACHED_RUNS = 2_000
 """Runs whose fold is remembered between requests …"""
@@ -133,7 +144,7 @@ class Intake:
         """Put the folds' totals into the store; an implicit run that `lost` all it counted was none."""
         for run_id, fold in folds.items():
             stored = tx.runs.get(run_id)
-            if run_id in lost and vanishes(fold, stored) and tx.delete_run(run_id):
+            if run_id in lost and vanishes(fold, stored) and (stored is None or tx.delete_run(run_id)):
                 fold.begun = False
                 continue
             tx.apply(fold.snapshots(stored))  # what it refuses, of runs pruned long ago, it counts itself
@@ -156,13 +167,12 @@ class Intake:
             self._join(tx, folds[moves[row.key].now], row, why)
         return lost
 
-    def moved(self, moves: Iterable[Move], why: int) -> None:
-        """Spans were moved otherwise than by `take`: so they are in what is remembered of their traces."""
-        for move in moves:
-            trace_id, span_id = move.key
+    def moved(self, shared: Iterable[tuple[Key, str]]) -> None:
+        """Calls went to the runs that keep them: so they are in what is remembered of their traces."""
+        for (trace_id, span_id), run_id in shared:
             trace = self._traces.get(trace_id)
             if trace is not None and span_id in trace:
-                trace.move(span_id, move.now, why)
+                trace.move(span_id, run_id, PINNED)
 
     def _join(self, tx: Transaction, fold: RunFold, row: Row, why: int) -> None:
         order = fold.order + 1 if fold.closed else 0
@@ -176,33 +186,36 @@ class Intake:
         fresh, moves = self._place(tx, readings)
         if not fresh:
             return fresh, []
-        adds: dict[str, list[Reading]] = {}
-        for reading in fresh:
-            adds.setdefault(self._traces[reading.trace_id].run_of(reading.span_id), []).append(reading)
+        run_of = {reading.key: self._traces[reading.trace_id].run_of(reading.span_id) for reading in fresh}
         # Plain spans alone make no run: most traces are none of ours.
         live = {
             run_id
-            for run_id, members in adds.items()
-            if run_id in self._folds or any(run_id in self._traces[reading.trace_id].begun for reading in members)
+            for (trace_id, _), run_id in run_of.items()
+            if run_id in self._folds or run_id in self._traces[trace_id].begun
         }
         live.update(run_id for move in moves for run_id in (move.was, move.now))
-        tx.lock(sorted(live))
+        sharing = Sharing(tx, calls_in(fresh), run_of)
+        lock_with_others(tx, live, sharing)
         folds = self.folds(tx, sorted(live))
         lost = self._move(tx, folds, moves)
+        if moves:
+            sharing.again()
         hour = self.now() // HOUR
-        rows: list[Row] = []
-        for run_id, members in adds.items():
+        rows: dict[Key, Row] = {}
+        for reading in fresh:
+            run_id = run_of[reading.key]
             fold = folds.get(run_id)
-            for reading in members:
-                order, priced = 0, None
-                if fold is not None:
-                    order = fold.order + 1 if fold.closed else 0
-                    priced = fold.add(reading, order)
-                rows.append(row_of(reading, run_id, order, hour, priced))
-        if tx.ledger.insert(rows) != len(rows):
+            order, priced = 0, None
+            if fold is not None:
+                order = fold.order + 1 if fold.closed else 0
+                priced = fold.add(reading, order)
+            rows[reading.key] = row_of(reading, run_id, order, hour, priced)
+        shared, lost_more = sharing.resolve(folds, rows)
+        if tx.ledger.insert(list(rows.values())) != len(rows):
             raise Stale("spans")
+        self.moved(shared)
         self._grown += len(rows)
-        return fresh, self.write(tx, folds, lost)
+        return fresh, self.write(tx, folds, lost | lost_more)
 
     def _place(self, tx: Transaction, readings: Sequence[Reading]) -> tuple[list[Reading], list[Move]]:
         """The readings that are new, in their traces, and the older spans that change their run for them."""
@@ -269,7 +282,7 @@ class Intake:
 
 def vanishes(fold: RunFold, stored: StoredRun | None) -> bool:
     """The run is door 2's alone, named by nobody, and counts nothing any more."""
-    return not fold.explicit and not fold.counts and stored is not None and all(map(is_otlp, stored.sources))
+    return not fold.explicit and not fold.counts and (stored is None or all(map(is_otlp, stored.sources)))
 
 
 def recorded_runs(tx: Transaction, trace_ids: Sequence[int]) -> dict[int, list[Recorded]]:

@@ -101,6 +101,10 @@ class Transaction(Protocol):
     def ledger(self) -> Ledger:
         """Door 2's memory of recent spans, in the same transaction."""
 
+    @property
+    def alone(self) -> bool:
+        """No other transaction is under way: what this one reads is all that there is."""
+
     def lock(self, run_ids: Sequence[str]) -> None:
         """Lock more runs, whether they exist or not. Locks are taken in key order, so call it once where possible."""
 

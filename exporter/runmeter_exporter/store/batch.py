@@ -198,6 +198,11 @@ class BatchTransaction:
         """Door 2's spans, in this transaction."""
         return self._batch.rows.ledger
 
+    @property
+    def alone(self) -> bool:
+        """No other transaction is under way."""
+        return self._batch.rows.alone
+
     def lock(self, run_ids: Sequence[str]) -> None:
         """Lock more runs."""
         self._batch.lock(run_ids)

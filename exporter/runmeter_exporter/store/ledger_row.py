@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 from runmeter.call import Reading, Role
-from runmeter.twins import twin_keys
+from runmeter.same_call import twin_keys
 
 INHERITED, STAMPED, PINNED = 0, 1, 2
 """Why a span is in its run: by its ancestors or trace; by its own `runmeter.run.id`; moved there as another run's twin,
@@ -40,7 +40,7 @@ class Row(NamedTuple):
     reading: bytes | None = None
     """The packed Reading; None for a plain span, of which only the ancestry matters."""
     twin: bytes | None = None
-    """Eight bytes of a hash of what twins in other runs are found by (`twins.twin_keys`) …"""
+    """Eight bytes of a hash of what twins in other runs are found by (`same_call.twin_keys`) …"""
     twin_too: bytes | None = None
     """… and of the second such key."""
     ended_at: int | None = None
@@ -134,7 +134,7 @@ def row_of(reading: Reading, run_id: str, order: int, hour: int, priced: bytes |
         packed = _ROOT_MARK + _ROOT.pack(reading.started_at, reading.ended_at, remote, failed)
     else:
         packed = None
-    keys = [blake2b(key.encode("utf-8", "replace"), digest_size=8).digest() for key in twin_keys(reading)[:2]]
+    keys = twin_names(reading)
     return Row(
         trace_id,
         span_id,
@@ -149,6 +149,11 @@ def row_of(reading: Reading, run_id: str, order: int, hour: int, priced: bytes |
         reading.ended_at if begins(reading) else None,
         priced,
     )
+
+
+def twin_names(reading: Reading) -> list[bytes]:
+    """What a row keeps of `same_call.twin_keys`: at most two."""
+    return [blake2b(key.encode("utf-8", "replace"), digest_size=8).digest() for key in twin_keys(reading)[:2]]
 
 
 def reading_of(row: Row) -> Reading:

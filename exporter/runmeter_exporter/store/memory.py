@@ -25,6 +25,7 @@ class MemoryRows:
     def __init__(self, label_limit: int) -> None:
         self._runs: dict[str, StoredRun] = {}
         self.ledger = MemoryLedger(self._runs)
+        self.alone = True
         self._open: dict[str, StoredRun] = {}
         self._rollup: dict[str, dict[Part, Held]] = {}
         self._daily: dict[DailyKey, Usage] = {}

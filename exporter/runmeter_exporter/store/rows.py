@@ -64,6 +64,10 @@ class Rows(Protocol):
     def ledger(self) -> Ledger:
         """Door 2's spans, in this transaction."""
 
+    @property
+    def alone(self) -> bool:
+        """No other transaction is under way: a database that locks itself whole, not rows."""
+
     # Locked in this order: runs (and their cells), sources, thread rollups, grants, rollups of everything, daily usage.
     def lock(self, run_ids: Iterable[str]) -> dict[str, StoredRun]:
         """Lock runs in key order, also those that do not exist yet; those that do exist."""

@@ -42,6 +42,11 @@ class SqlRows(SqlReads):
     """See Rows."""
 
     @property
+    def alone(self) -> bool:
+        """SQLite has one writer at a time."""
+        return not self._dialect.locks_rows
+
+    @property
     def ledger(self) -> Ledger:
         """See Rows."""
         return SqlLedger(self._connection)

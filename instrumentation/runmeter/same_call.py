@@ -1,14 +1,12 @@
-"""Two spans of one model call: what makes them so, within a run and across runs.
+"""Whether two readings are one model call: the one place that says so, within a run, across runs, at both doors.
 
 Two instrumentations of one process (a framework's and its client's) describe the same call. Where the context of one
-does not reach the other, the two spans even stand in different traces, and nothing links them but what they say. A
-run with such a trace of its own is no run: its calls move to the run that keeps them.
+does not reach the other, the two spans even stand in different traces, and nothing links them but what they say
+(`alike`). A run with such a trace of its own is no run: its calls move to the run that keeps them (`keeper`).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable
 from typing import Final, NamedTuple
 
 from runmeter import semconv
@@ -57,32 +55,36 @@ def inside(one_start: int, one_end: int, other_start: int, other_end: int) -> bo
     )
 
 
-def alike(one: Reading, other: Reading) -> tuple[int, int] | None:
-    """How near two spans of different runs come to being one call, as (kind, nanoseconds), the lowest the nearest; None
-    where they are two calls. What says more goes before what says less: a response id, equal usage, a stream's log of
-    the call that returned it, usage of a stream that broke off, a client's span that says nothing.
-    """
+Likeness = tuple[int, int]
+"""(kind, nanoseconds apart): the lowest is the nearest."""
+BY_ID, BY_USAGE, BY_LOG, BROKE_OFF, BLANK = range(5)
+"""Kinds of likeness. What says more goes before what says less: a response id, equal usage, a stream's log of the call
+that returned it, usage of a stream that broke off, a client's span that says nothing."""
+
+
+def alike(one: Reading, other: Reading) -> Likeness | None:
+    """How near two spans that nothing links come to being one call; None where they are two calls."""
     if one.resource_key != other.resource_key:
         return None
     apart = abs(one.started_at - other.started_at) + abs(one.ended_at - other.ended_at)
     if one.response_id is not None and other.response_id is not None:
-        return (_BY_ID, apart) if one.response_id == other.response_id and same_id(one, other) else None
+        return (BY_ID, apart) if one.response_id == other.response_id and same_id(one, other) else None
     if not models_agree(one.model, other.model):
         return None
     if one.scope == other.scope:
         if settles(one, other):
-            return _BY_LOG, abs(one.started_at - other.ended_at)
-        return (_BY_LOG, abs(other.started_at - one.ended_at)) if settles(other, one) else None
+            return BY_LOG, abs(one.started_at - other.ended_at)
+        return (BY_LOG, abs(other.started_at - one.ended_at)) if settles(other, one) else None
     if (one.usage is None) != (other.usage is None):
-        return (_BLANK, abs(one.started_at - other.started_at)) if blank(one, other) or blank(other, one) else None
-    kind = _BY_USAGE
+        return (BLANK, abs(one.started_at - other.started_at)) if blank(one, other) or blank(other, one) else None
+    kind = BY_USAGE
     if one.usage is None or other.usage is None:
         if one.failed != other.failed:
             return None
     elif one.usage[:2] != other.usage[:2]:
         if not broke_off(one.usage[0], one.usage[1], other.usage[0], other.usage[1]):
             return None
-        kind = _BROKE_OFF
+        kind = BROKE_OFF
     near = together(
         (one.started_at, one.ended_at),
         (other.started_at, other.ended_at),
@@ -90,9 +92,6 @@ def alike(one: Reading, other: Reading) -> tuple[int, int] | None:
         logged=one.stream_log or other.stream_log,
     )
     return (kind, apart) if near else None
-
-
-_BY_ID, _BY_USAGE, _BY_LOG, _BROKE_OFF, _BLANK = range(5)
 
 
 def broke_off(one_in: int, one_out: int, other_in: int, other_out: int) -> bool:
@@ -187,20 +186,14 @@ def twin_keys(reading: Reading) -> tuple[str, ...]:
     return (key,)
 
 
-def _nearer(rival: Reading, other: Reading, apart: tuple[int, int]) -> bool:
-    """What the rival has to do with `other` is as plain as what was just found."""
-    known = alike(rival, other)
-    return known is not None and known[0] <= apart[0]
-
-
 class RunFacts(NamedTuple):
     """What decides which of two runs keeps a call that both have."""
 
     run_id: str
     explicit: bool
     """Begun with `runmeter.run`, not inferred from a trace."""
-    named: bool
-    """Has a thread or an agent."""
+    thread_id: str | None
+    agent: str | None
     started_at: int
     ended_at: int
 
@@ -208,83 +201,18 @@ class RunFacts(NamedTuple):
 def keeper(one: RunFacts, other: RunFacts) -> RunFacts:
     """The run that keeps a call: explicit before implicit, then the one with a thread or an agent, then the outer one
     in time, then the lower id."""
-    return min(one, other, key=lambda run: (not run.explicit, not run.named, run.started_at, -run.ended_at, run.run_id))
+    return min(one, other, key=_rank)
 
 
-class TwinIndex:
-    """Recent calls of this process by `twin_keys`, bounded: finds the twin of a call in another run.
+def _rank(run: RunFacts) -> tuple[bool, bool, int, int, str]:
+    nameless = run.thread_id is None and run.agent is None
+    return not run.explicit, nameless, run.started_at, -run.ended_at, run.run_id
 
-    Not thread-safe; the processor holds its lock. `run` is any hashable handle of the caller's.
-    """
 
-    def __init__(self, *, limit: int = 4096, per_key: int = 16) -> None:
-        self._limit = limit
-        self._per_key = per_key
-        self._keys: OrderedDict[str, list[tuple[Hashable, Reading]]] = OrderedDict()
-
-    def find(self, run: Hashable, reading: Reading) -> tuple[Hashable, Reading] | None:
-        """(run, reading) of the nearest twin in another run, or None. What has its twin of this instrumentation already
-        is nobody else's, and what has a twin at home looks for none elsewhere, unless they share a response id."""
-        found = self.find_all(run, reading)
-        return found[0] if found else None
-
-    def find_all(self, run: Hashable, reading: Reading) -> list[tuple[Hashable, Reading]]:
-        """The nearest twin in another run, as `find`, and what else that run has of the same call: where one moves, all
-        of them must."""
-        best: tuple[int, int] | None = None
-        home: tuple[int, int] | None = None
-        twin: tuple[Hashable, Reading] | None = None
-        near: list[tuple[tuple[int, int], Hashable, Reading]] = []
-        for key in twin_keys(reading):
-            entries = self._keys.get(key, ())
-            for other_run, other in entries:
-                apart = alike(reading, other)
-                if apart is None:
-                    continue
-                if other_run == run:
-                    home = apart if home is None else min(home, apart)
-                    continue
-                near.append((apart, other_run, other))
-                if apart[0] != _BY_ID:
-                    rivals = (known for of, known in entries if of == other_run and known.scope == reading.scope)
-                    if any(known is not other and _nearer(known, other, apart) for known in rivals):
-                        continue
-                if best is None or apart < best:
-                    best, twin = apart, (other_run, other)
-        if best is None or twin is None or (best[0] != _BY_ID and home is not None and home[0] <= best[0]):
-            return []
-        rest = [entry for entry in near if entry[1] == twin[0] and entry[2] is not twin[1]]
-        return [twin, *((of, known) for _, of, known in rest if self._with(twin[1], known, reading))]
-
-    def _with(self, twin: Reading, known: Reading, reading: Reading) -> bool:
-        """`known` speaks of the same call as `twin`, which `reading` found."""
-        return known.key != twin.key and known.scope != twin.scope and alike(twin, known) is not None
-
-    def add(self, run: Hashable, reading: Reading) -> None:
-        """Remember a call. The oldest are forgotten beyond the limit."""
-        for key in twin_keys(reading):
-            entries = self._keys.get(key)
-            if entries is None:
-                self._keys[key] = [(run, reading)]
-                if len(self._keys) > self._limit:
-                    self._keys.popitem(last=False)
-            else:
-                entries.append((run, reading))
-                if len(entries) > self._per_key:
-                    del entries[0]
-                self._keys.move_to_end(key)
-
-    def moved(self, reading: Reading, run: Hashable) -> None:
-        """The reading belongs to `run` from now on."""
-        for key in twin_keys(reading):
-            entries = self._keys.get(key, [])
-            entries[:] = [(run if known.key == reading.key else of, known) for of, known in entries]
-
-    def forget(self, run: Hashable) -> None:
-        """The run is over and settled; nothing of it is moved any more."""
-        for key in [key for key, entries in self._keys.items() if any(of == run for of, _ in entries)]:
-            entries = [entry for entry in self._keys[key] if entry[0] != run]
-            if entries:
-                self._keys[key] = entries
-            else:
-                del self._keys[key]
+def may_share(one: RunFacts, other: RunFacts, kind: int) -> bool:
+    """Equal numbers at the same time are chance where both runs say that they are something else."""
+    if kind == BY_ID:
+        return True
+    if one.explicit and other.explicit:
+        return False
+    return one.thread_id is None or other.thread_id is None or one.thread_id == other.thread_id

@@ -1,0 +1,170 @@
+"""Recent calls by what they say and when: finds the one that another instrumentation told of in another run.
+
+Asked whenever a reading arrives, at both doors: door 1 keeps one for its process, door 2 fills one from its ledger with
+what is near in time to the spans that it takes. Whatever number of calls look alike, one look costs the same.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, Generic, Protocol, TypeVar
+
+from runmeter.call import Reading
+from runmeter.same_call import BY_ID, STREAM_SLACK, Likeness, alike, twin_keys
+
+NEIGHBOURS: Final = 12
+"""Entries of one key that are looked at before and after one in the order of time. Twins begin together."""
+
+Order = tuple[int, int]
+
+
+class Timed(Protocol):
+    """What is kept by its time."""
+
+    @property
+    def started_at(self) -> int:
+        """Nanoseconds since the epoch."""
+
+    @property
+    def ended_at(self) -> int:
+        """Nanoseconds since the epoch."""
+
+
+T = TypeVar("T", bound=Timed)
+
+
+class ByTime(Generic[T]):
+    """Entries by key, each key's in the order in which they began."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, list[tuple[int, int, T]]] = {}
+        self._longest: dict[str, int] = {}
+
+    def put(self, key: str, tie: int, entry: T) -> None:
+        """`tie` tells entries apart that began at the same time."""
+        lasted = entry.ended_at - entry.started_at
+        entries = self._entries.get(key)
+        if entries is None:
+            self._entries[key] = [(entry.started_at, tie, entry)]
+            self._longest[key] = lasted
+            return
+        insort(entries, (entry.started_at, tie, entry))
+        if lasted > self._longest[key]:
+            self._longest[key] = lasted
+
+    def drop(self, key: str, tie: int, started_at: int) -> None:
+        """Forget an entry that was put."""
+        entries = self._entries[key]
+        del entries[bisect_left(entries, (started_at, tie))]
+        if not entries:
+            del self._entries[key]
+            del self._longest[key]
+
+    def near(self, key: str, started_at: int, ended_at: int) -> Iterator[T]:
+        """Entries that may have been under way at the same time, at most `NEIGHBOURS` that began before and after."""
+        entries = self._entries.get(key)
+        if entries is None:
+            return
+        if len(entries) > 2 * NEIGHBOURS:
+            at = bisect_left(entries, (started_at,))
+            entries = entries[max(0, at - NEIGHBOURS) : at + NEIGHBOURS + 1]
+        reach = started_at - STREAM_SLACK - self._longest[key]
+        latest = ended_at + STREAM_SLACK
+        for began, _, entry in entries:
+            if reach <= began <= latest:
+                yield entry
+
+
+class Known:
+    """A call as it is known: what a span said, and the run that has it."""
+
+    __slots__ = ("ended_at", "reading", "run_id", "started_at")
+
+    def __init__(self, run_id: str, reading: Reading) -> None:
+        self.run_id = run_id
+        self.reading = reading
+        self.started_at = reading.started_at
+        self.ended_at = reading.ended_at
+
+
+class Lookalikes:
+    """Calls of many runs, bounded. Not thread-safe."""
+
+    def __init__(self, *, limit: int = 4096) -> None:
+        self._limit = limit
+        self._known: dict[tuple[int, int], Known] = {}
+        self._by_time: ByTime[Known] = ByTime()
+        self._oldest: deque[tuple[int, int]] = deque()
+
+    def add(self, run_id: str, reading: Reading) -> None:
+        """Remember a call, or that `run_id` has it from now on. The oldest are forgotten beyond the limit."""
+        key = reading.key
+        known = self._known.get(key)
+        if known is not None:
+            known.run_id = run_id
+            return
+        names = twin_keys(reading)
+        if not names:
+            return
+        known = self._known[key] = Known(run_id, reading)
+        self._oldest.append(key)
+        for name in names:
+            self._by_time.put(name, hash(key), known)
+        if len(self._oldest) > self._limit:
+            self._forget(self._oldest.popleft())
+
+    def find(self, run_id: str, reading: Reading) -> tuple[int, list[Known]] | None:
+        """(kind of likeness, what another run has of this call, the nearest first): where one of them moves, all must.
+
+        What has its twin of this instrumentation already is nobody else's, and what has a twin at home looks for none
+        elsewhere, unless they share a response id.
+        """
+        home: Likeness | None = None
+        best: Likeness | None = None
+        twin: Known | None = None
+        found: dict[tuple[int, int], tuple[Likeness, Known]] = {}
+        for name in twin_keys(reading):
+            near = list(self._by_time.near(name, reading.started_at, reading.ended_at))
+            for known in near:
+                other = known.reading
+                if other.key == reading.key:
+                    continue
+                likeness = alike(reading, other)
+                if likeness is None:
+                    continue
+                if known.run_id == run_id:
+                    home = likeness if home is None else min(home, likeness)
+                    continue
+                found[other.key] = likeness, known
+                if best is not None and likeness >= best:
+                    continue
+                if likeness[0] == BY_ID or not _taken(known, reading, likeness, near):
+                    best, twin = likeness, known
+        if best is None or twin is None or (best[0] != BY_ID and home is not None and home[0] <= best[0]):
+            return None
+        rest = [
+            known
+            for _, known in found.values()
+            if known is not twin
+            and known.run_id == twin.run_id
+            and known.reading.scope != twin.reading.scope
+            and alike(twin.reading, known.reading) is not None
+        ]
+        return best[0], [twin, *rest]
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        known = self._known.pop(key)
+        for name in twin_keys(known.reading):
+            self._by_time.drop(name, hash(key), known.started_at)
+
+
+def _taken(known: Known, reading: Reading, likeness: Likeness, near: list[Known]) -> bool:
+    """Its run has another span of this instrumentation, which has to do with it as plainly."""
+    for rival in near:
+        if rival is not known and rival.run_id == known.run_id and rival.reading.scope == reading.scope:
+            theirs = alike(rival.reading, known.reading)
+            if theirs is not None and theirs[0] <= likeness[0]:
+                return True
+    return False
