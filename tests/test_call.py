@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from runmeter import semconv
 from runmeter.call import ID_LIMIT, LABEL_LIMIT, Reading, Role, is_plain, read
+from runmeter.counting.settler import Settler
 from runmeter.dialects import DIALECTS
-from runmeter.settle import Settler
 from runmeter.spans import EndedSpan
 from runmeter.usage import COUNT_LIMIT, Usage
 

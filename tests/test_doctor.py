@@ -19,8 +19,8 @@ from test_ingest import NOON, OTHER_TRACE, TRACE, call, price, span
 from test_settle import runs
 
 from runmeter.call import Reading
+from runmeter.counting.settler import Settler
 from runmeter.scopes import COUNTED, SEEN, WITHOUT_USAGE, is_genai
-from runmeter.settle import Settler
 from runmeter_exporter import open_store, scopes
 from runmeter_exporter.answers import Scrape
 from runmeter_exporter.console.advice import advice

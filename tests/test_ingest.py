@@ -18,9 +18,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from otlp_requests import post
 
-from runmeter import lookalikes
 from runmeter.call import Reading
-from runmeter.same_call import alike
+from runmeter.counting import lookalikes
+from runmeter.counting.same_call import alike
 from runmeter.spans import Call
 from runmeter.usage import Usage
 from runmeter_exporter.ingest.ingest import Ingest

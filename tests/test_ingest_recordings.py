@@ -43,7 +43,7 @@ def ingest_of() -> Iterator[Callable[[RunStore], Ingest]]:
 
 
 def judge(recording: Recording, told: tuple[Counted, Counted], how: str) -> None:
-    """The answers equal the truth while the runs are active and when they have settled, but for what cannot be right."""
+    """The answers equal the truth while runs are active and when they have settled, but for what cannot be right."""
     expected, reason = CANNOT.get(recording.name, ("", ""))
     for when, got in zip(("live", "settled"), told, strict=True):
         found = ", ".join(wrong(recording, got))

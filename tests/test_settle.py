@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runmeter.call import Reading, Role
-from runmeter.lookalikes import Lookalikes
-from runmeter.same_call import INNER, OUTER, SAME, broke_off, models_agree, nested, same_id, together
-from runmeter.settle import Settler
+from runmeter.counting.lookalikes import Lookalikes
+from runmeter.counting.same_call import INNER, OUTER, SAME, broke_off, models_agree, nested, same_id, together
+from runmeter.counting.settler import Settler
 from runmeter.spans import Change
 from runmeter.usage import ZERO, Usage
 
@@ -55,9 +55,9 @@ def state(settler: Settler) -> tuple[object, ...]:
         settler.totals,
         Counter(settler.calls().values()),
         settler.set_aside,
-        settler.thread_id,
-        settler.agent,
-        settler.user_id,
+        settler.facts.thread_id,
+        settler.facts.agent,
+        settler.facts.user_id,
     )
 
 
@@ -558,7 +558,7 @@ def test_what_is_open_names_the_callers_below() -> None:
     assert was is None
     assert now is not None
     assert now.caller == "subagent:expert"
-    assert settler.agent == "lead"
+    assert settler.facts.agent == "lead"
     assert settler.add(reading(2, 1, Role.AGENT, agent="expert")) == []
     assert settler.add(reading(1, None, Role.AGENT, agent="lead")) == []
 
@@ -567,8 +567,8 @@ def test_the_outermost_thread_is_the_runs() -> None:
     """A subagent's own conversation never becomes the run's thread."""
     inner = reading(5, 1, thread_id="inner")
     outer = reading(1, None, Role.AGENT, thread_id="outer", agent="a", ended_at=10**12)
-    assert settled([inner]).thread_id == "inner"
-    assert settled([inner, outer]).thread_id == "outer"
+    assert settled([inner]).facts.thread_id == "inner"
+    assert settled([inner, outer]).facts.thread_id == "outer"
 
 
 def test_late_spans_are_set_aside_and_late_calls_add() -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 from runmeter.call import Reading
+from runmeter.counting.lookalikes import Lookalikes
+from runmeter.counting.same_call import RunFacts, keeper, may_share
 from runmeter.dialects import AGENT, AGGREGATE, PLAIN, STREAM_LOGS, TOOL
-from runmeter.lookalikes import Lookalikes
 from runmeter.open_spans import OpenSpan, Trace
 from runmeter.runs import Runs, RunState
-from runmeter.same_call import RunFacts, keeper, may_share
 from runmeter.scopes import is_genai
 from runmeter.sink import RunInfo
 from runmeter.spans import Change
@@ -272,8 +272,8 @@ def _facts(run: RunState) -> RunFacts:
     return RunFacts(
         info.run_id,
         run.explicit,
-        info.thread_id or settler.thread_id,
-        info.agent or settler.agent,
+        info.thread_id or settler.facts.thread_id,
+        info.agent or settler.facts.agent,
         info.started_at,
         _FOREVER if run.ended_at is None else run.ended_at,
     )

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from opentelemetry.context import Context
 
+from runmeter.counting.settler import LIMIT, Settler
 from runmeter.scopes import NEWS_LIMIT, OTHER, SEEN
-from runmeter.settle import LIMIT, Settler
 from runmeter.sink import UNINSTRUMENTED, RunInfo, Sink
 from runmeter.spans import Call, Change
 
@@ -132,7 +132,7 @@ class Runs:
 
     def tell(self, state: RunState, changes: Sequence[Change]) -> None:
         """Pass on what moved. After the run's end it is a later final, which adds (rule 4)."""
-        if state.settler.learned:
+        if state.settler.facts.learned:
             self._fill(state)
         for sink in self.sinks:
             sink.settled(state.info, changes)
@@ -201,15 +201,15 @@ class Runs:
     def _fill(self, state: RunState) -> None:
         """Fields that only the spans know, filled once."""
         info, settler = state.info, state.settler
-        settler.learned = False
+        settler.facts.learned = False
         known = False
-        if info.thread_id is None and (thread_id := settler.thread_id) is not None:
+        if info.thread_id is None and (thread_id := settler.facts.thread_id) is not None:
             info.thread_id = thread_id
             known = True
-        if info.agent is None and (agent := settler.agent) is not None:
+        if info.agent is None and (agent := settler.facts.agent) is not None:
             info.agent = agent
             known = True
-        if info.user_id is None and (user_id := settler.user_id) is not None:
+        if info.user_id is None and (user_id := settler.facts.user_id) is not None:
             info.user_id = user_id
             known = True
         if known and state.open:

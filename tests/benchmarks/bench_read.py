@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from runmeter.call import is_plain, read
-from runmeter.settle import Settler
+from runmeter.counting.settler import Settler
 from runmeter.spans import EndedSpan
 
 RESOURCE = {"service.name": "bench", "service.instance.id": "1"}

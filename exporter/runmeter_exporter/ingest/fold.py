@@ -9,8 +9,8 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from runmeter.call import Reading
+from runmeter.counting.settler import Settler
 from runmeter.scopes import Fates, tally
-from runmeter.settle import Settler
 from runmeter.sink import TERMINAL
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
@@ -151,11 +151,11 @@ class RunFold:
                 final=end is not None,
                 status="running" if end is None else end.status,
                 stop_reason=None if end is None else end.stop_reason,
-                thread_id=settler.thread_id,
-                service=settler.service,
-                agent=settler.agent,
-                user_id=settler.user_id,
-                tags=settler.tags,
+                thread_id=settler.facts.thread_id,
+                service=settler.facts.service,
+                agent=settler.facts.agent,
+                user_id=settler.facts.user_id,
+                tags=settler.facts.tags,
                 trace_id=None if root is None else default_run(root.trace_id),
                 root_span_id=None if root is None else format(root.span_id, "016x"),
                 started_at=self.started_at or (stored.started_at if stored is not None else 0),

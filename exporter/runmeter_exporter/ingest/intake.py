@@ -114,8 +114,9 @@ class Intake:
             if run_id in rows:
                 fold.fill(rows[run_id], closed=holds(stored))
                 fold.stored(stored)
-            elif holds(stored):
+            elif holds(stored) and not fold.closed:
                 fold.close()
+                fold.take_fates()  # another sidecar closed it, and has told them
         return found
 
     def closing(self, tx: Transaction, folds: Folds, run_ids: Sequence[str]) -> dict[str, tuple[RunFold, list[Row]]]:

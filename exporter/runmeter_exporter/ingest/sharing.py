@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from runmeter.call import Reading
-from runmeter.lookalikes import Lookalikes
-from runmeter.same_call import RunFacts, keeper, may_share
+from runmeter.counting.lookalikes import Lookalikes
+from runmeter.counting.same_call import RunFacts, keeper, may_share
 from runmeter_exporter.ingest.fold import RunFold
 from runmeter_exporter.run import is_otlp
 from runmeter_exporter.store import Transaction
@@ -142,17 +142,15 @@ class Sharing:
             self._tx.ledger.price([(row.key, row.priced)])
 
     def _facts(self, fold: RunFold) -> RunFacts:
-        settler = fold.settler
+        said = fold.settler.facts
         stored = self._tx.runs.get(fold.run_id)
         if stored is None:
-            return RunFacts(
-                fold.run_id, fold.explicit, settler.thread_id, settler.agent, fold.started_at, fold.updated_at
-            )
+            return RunFacts(fold.run_id, fold.explicit, said.thread_id, said.agent, fold.started_at, fold.updated_at)
         return RunFacts(
             fold.run_id,
             fold.explicit or (stored.owner is not None and not is_otlp(stored.owner)),
-            stored.thread_id or settler.thread_id,
-            stored.agent or settler.agent,
+            stored.thread_id or said.thread_id,
+            stored.agent or said.agent,
             min(stored.started_at, fold.started_at or stored.started_at),
             max(stored.updated_at, fold.updated_at),
         )

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 from runmeter.call import Reading, Role
-from runmeter.same_call import twin_keys
+from runmeter.counting.same_call import twin_keys
 
 INHERITED, STAMPED, PINNED = 0, 1, 2
 """Why a span is in its run: by its ancestors or trace; by its own `runmeter.run.id`; moved there as another run's twin,

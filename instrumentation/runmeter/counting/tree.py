@@ -68,6 +68,125 @@ class Node:
         return HAS_AGGREGATE if is_aggregate(self) else 0
 
 
+class Tree:
+    """The nodes of a run by key, and a short memory of those that were forgotten."""
+
+    __slots__ = ("_gone", "nodes", "version")
+
+    def __init__(self) -> None:
+        self.nodes: dict[Key, Node] = {}
+        self.version = 0
+        """Grows with every change to a span that others may stand below."""
+        self._gone: dict[int, None] = {}
+        """Hashes of the keys of spans that were forgotten; the oldest are forgotten in turn."""
+
+    def node(self, key: Key) -> Node:
+        """The span's place; made where there is none yet."""
+        node = self.nodes.get(key)
+        if node is None:
+            node = self.nodes[key] = Node(key)
+        return node
+
+    def link(self, node: Node, trace_id: int, parent_id: int | None) -> None:
+        """Put the node below its parent, known or not; once."""
+        if parent_id is None or parent_id == node.key[1] or node.parent is not None:
+            return
+        key = (trace_id, parent_id)
+        parent = self.nodes.get(key)
+        if parent is None:
+            if self._gone and hash(key) in self._gone:
+                return
+            parent = self.nodes[key] = Node(key)
+        node.parent = parent
+        if parent.kids is None:
+            parent.kids = {node}
+        else:
+            parent.kids.add(node)
+
+    def unlink(self, node: Node) -> None:
+        """Take the node out."""
+        self.version += 1
+        self.nodes.pop(node.key, None)
+        if node.parent is not None and node.parent.kids is not None:
+            node.parent.kids.discard(node)
+        for kid in node.kids or ():
+            kid.parent = None
+
+    def forgot(self, key: Key) -> bool:
+        """A span of this key was forgotten, not long ago."""
+        return bool(self._gone) and hash(key) in self._gone
+
+    def forget(self, node: Node, remembered: int) -> None:
+        """Take the node out and remember, of the last so many, that it was here."""
+        self.unlink(node)
+        self._gone[hash(node.key)] = None
+        if len(self._gone) > remembered:
+            del self._gone[next(iter(self._gone))]
+
+    def anew(self) -> Tree:
+        """Empty, with the memory of what was forgotten."""
+        tree = Tree()
+        tree.version = self.version + 1
+        tree._gone = self._gone
+        return tree
+
+    def readings(self) -> Iterator[Reading]:
+        """What the spans here say."""
+        for node in self.nodes.values():
+            if node.reading is not None:
+                yield node.reading
+
+    def mark(self, node: Node, bits: int) -> list[Node]:
+        """Tell those above what is below them; returns the nodes for which that may be news. They were told before
+        where an ancestor knows it already."""
+        touched: list[Node] = []
+        above = node.parent
+        while above is not None:
+            news = bits & ~above.below
+            if not news:
+                break
+            above.below |= news
+            touched += _interested(above, news)
+            above = above.parent
+        return touched
+
+    def unmark(self, node: Node) -> list[Node]:
+        """Take a node without children out and tell those above; returns the nodes for which that may be news."""
+        touched: list[Node] = []
+        above = node.parent
+        self.unlink(node)
+        for _ in range(REACH):
+            if above is None:
+                break
+            left = 0
+            for kid in above.kids or ():
+                left |= kid.bits | kid.below
+                if left == above.below:
+                    break
+            news = above.below & ~left
+            if not news:
+                break
+            above.below = left
+            touched += _interested(above, news)
+            above = above.parent
+        return touched
+
+
+def _interested(above: Node, news: int) -> list[Node]:
+    """For whom it matters that there is, or is no longer, something below `above`."""
+    if above.role != WEAK and not is_aggregate(above):
+        return []
+    return [above, *(beneath(above, HAS_AGGREGATE) if above.below & HAS_AGGREGATE and news & COUNTS else ())]
+
+
+def call_above(node: Node) -> Node | None:
+    """The call that has this node below it with nothing but plain spans between."""
+    for above in ancestors(node):
+        if above.role != PLAIN:
+            return above if above.role == CALL else None
+    return None
+
+
 def is_aggregate(node: Node) -> bool:
     """An agent, chain or workflow span with usage on it."""
     reading = node.reading

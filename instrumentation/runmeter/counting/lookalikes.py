@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 from runmeter.call import Reading
-from runmeter.same_call import BY_ID, STREAM_SLACK, Likeness, alike, twin_keys
+from runmeter.counting.same_call import BY_ID, STREAM_SLACK, Likeness, alike, twin_keys
 
 NEIGHBOURS: Final = 12
 """Entries of one key that are looked at before and after one in the order of time. Twins begin together."""

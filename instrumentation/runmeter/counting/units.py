@@ -1,0 +1,237 @@
+"""Spans into groups and units that are one call each, by the leaf rule:
+
+- calls count, each group once;
+- a span that has usage and does not say what it is (weak) counts only where no call is above or below it;
+- usage on agents, chains and workflows counts only where no call below is known, the outermost of them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from runmeter.call import Reading
+from runmeter.counting.calls import best_of, call_of, call_of_one
+from runmeter.counting.ids import Ids
+from runmeter.counting.pairs import Group, Pairs
+from runmeter.counting.same_call import INNER, OUTER, SAME, nested
+from runmeter.counting.tree import COUNTS, Key, Node, ancestors, is_aggregate
+from runmeter.counting.verdict import AGGREGATED, NO_USAGE, REPEAT, Verdict
+from runmeter.dialects import CALL, PLAIN, WEAK
+from runmeter.spans import Call, Change
+
+_new: Final[Any] = tuple.__new__
+
+
+class Units:
+    """The groups of a run. What changes a group is noted in `touched`; `settle` counts what was touched anew."""
+
+    __slots__ = ("_paired", "_pairs", "_retracted", "_uid", "groups", "ids", "scopes", "verdict")
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+        self.groups: dict[int, Group] = {}
+        self.ids = Ids()
+        self.scopes: set[str] = set()
+        """Instrumentations that made calls here."""
+        self._pairs = Pairs()
+        self._paired = False
+        self._uid = 0
+        self._retracted: list[Change] = []
+
+    @property
+    def paired(self) -> bool:
+        """Groups may be one call though nothing links them: more than one instrumentation made calls here."""
+        return self._paired
+
+    def begin(self, node: Node) -> Group:
+        """A span with something to count is a group of its own."""
+        self._uid += 1
+        group = Group(node, self._uid)
+        node.group = group
+        self.groups[group.uid] = group
+        return group
+
+    def alone(self, node: Node, reading: Reading, caller: str | None = None) -> Change:
+        """A call that nothing known has to do with; its caller is looked for where it is not given."""
+        group = self.begin(node)
+        self.scopes.add(reading.scope)
+        self.ids.add(node, reading)
+        call = group.counted = call_of_one(node, caller)
+        self.verdict.add(call)
+        change: Change = _new(Change, (None, call))
+        return change
+
+    def join_by_id(self, node: Node, reading: Reading, touched: dict[Group, None]) -> None:
+        """One with every group of the same response id."""
+        for other in self.ids.same(reading):
+            if other is not node:
+                self._union(node, other, touched)
+        self.ids.add(node, reading)
+
+    def climb(self, call: Node, touched: dict[Group, None]) -> None:
+        """Call directly under call, seen by different instrumentations: the inner one is the call."""
+        inner = call.reading
+        assert inner is not None
+        for above in ancestors(call):
+            if above.role == PLAIN:
+                if not above.seen and above.reading is None:
+                    return
+                continue
+            outer = above.reading
+            if above.role != CALL or outer is None:
+                return
+            relation = nested(inner, outer)
+            if relation == OUTER:
+                _shadow(above, touched)
+                continue
+            if relation == SAME:
+                self._union(call, above, touched)
+            elif relation == INNER:
+                _shadow(call, touched)
+            return
+
+    def settle(self, groups: Iterable[Group]) -> list[Change]:
+        """Count these groups, and those they may be one call with, as what is known now says."""
+        changes, self._retracted = self._retracted, []
+        calls: list[Group] = []
+        for group in groups:
+            node = group.members[0]
+            if node.role != CALL and node.role != WEAK:
+                self.verdict.count(group, _lone_aggregate(node), changes)
+                self.verdict.put_aside(node, None if group.counted is not None else node.excluded or AGGREGATED)
+                continue
+            for member in group.members:
+                if member.role == WEAK:
+                    member.shadowed = overshadowed(member)
+            calls.append(group)
+        if not self._paired and calls:
+            self._begin_pairing(calls)
+        if not self._paired:
+            for group in calls:
+                _count_unit([group], changes, self.verdict)
+            return changes
+        seeds = dict.fromkeys(calls)
+        for group in calls:
+            seeds.update(dict.fromkeys(group.mates))
+            self._pairs.put(group)
+        for unit in self._pairs.units(seeds):
+            _count_unit(unit, changes, self.verdict)
+        return changes
+
+    def index(self, group: Group) -> None:
+        """Know a group that came late to those that come later still."""
+        if self._paired:
+            self._pairs.put(group)
+
+    def count_alone(self, group: Group) -> list[Change]:
+        """Count a group as what its span says, whatever else is known."""
+        changes: list[Change] = []
+        self.verdict.count(group, call_of(group.members), changes)
+        return changes
+
+    def has_twin(self, node: Node, reading: Reading) -> bool:
+        """A known group may be one call with this span, though nothing links them."""
+        if not self._paired and any(scope != reading.scope for scope in self.scopes):
+            self._pair()
+        if not self._paired:
+            return False
+        probe = Group(node, 0)
+        self._pairs.put(probe)
+        found = next(self._pairs.near(probe), None)
+        self._pairs.drop(probe)
+        return found is not None
+
+    def drop(self, group: Group) -> None:
+        """Forget the group; what it counted is not touched."""
+        if group.index_keys:
+            self._pairs.drop(group)
+        self.groups.pop(group.uid, None)
+
+    def _begin_pairing(self, calls: Sequence[Group]) -> None:
+        """Twins without a link need two instrumentations, or a stream's log; most runs have neither."""
+        if len(self.scopes) > 1 or any(
+            node.reading is not None and node.reading.stream_log for group in calls for node in group.members
+        ):
+            self._pair()
+
+    def _pair(self) -> None:
+        self._paired = True
+        for group in self.groups.values():
+            if group.members[0].role in (CALL, WEAK):
+                self._pairs.put(group)
+
+    def _union(self, one: Node, other: Node, touched: dict[Group, None]) -> None:
+        left, right = one.group, other.group
+        assert isinstance(left, Group)
+        assert isinstance(right, Group)
+        if left is right:
+            return
+        if len(left.members) < len(right.members):
+            left, right = right, left
+        touched.update(dict.fromkeys((left, *left.mates, *right.mates)))
+        touched.pop(right, None)
+        self._pairs.drop(right)
+        for mate in right.mates:
+            mate.mates = tuple(other for other in mate.mates if other is not right)
+        left.absorb(right)
+        if left.counted is None:
+            left.counted = right.counted
+        elif right.counted is not None:
+            self.verdict.count(right, None, self._retracted)
+        del self.groups[right.uid]
+
+
+def overshadowed(node: Node) -> str | None:
+    """Why a weak span does not count: calls below it, or a call above."""
+    if node.below & COUNTS:
+        return AGGREGATED
+    return REPEAT if any(above.role == CALL for above in ancestors(node)) else None
+
+
+def _shadow(node: Node, touched: dict[Group, None]) -> None:
+    if node.shadowed is None:
+        node.shadowed = NO_USAGE
+        if isinstance(node.group, Group):
+            touched[node.group] = None
+
+
+def _count_unit(unit: Sequence[Group], changes: list[Change], verdict: Verdict) -> None:
+    if len(unit) == 1 and len(unit[0].members) == 1:
+        group = unit[0]
+        node = group.members[0]
+        why_not = node.excluded or node.shadowed
+        group.mates = ()
+        verdict.count(group, None if why_not else call_of(group.members), changes)
+        verdict.put_aside(node, why_not)
+        return
+    nodes = [node for group in unit for node in group.members]
+    excluded = next((node.excluded for node in nodes if node.excluded), None)
+    live = excluded is None and any(node.shadowed is None for node in nodes)
+    keeper = min(unit, key=_key)
+    call = call_of(nodes) if live else None
+    for group in unit:
+        group.mates = tuple(other for other in unit if other is not group)
+        verdict.count(group, call if group is keeper else None, changes)
+    spoken = best_of(nodes) if live else None
+    for node in nodes:
+        reading = node.reading
+        if node is spoken:
+            verdict.put_aside(node, None)
+        else:
+            verdict.put_aside(node, excluded or (REPEAT if reading and reading.usage is not None else NO_USAGE))
+
+
+def _lone_aggregate(node: Node) -> Call | None:
+    """The outermost aggregate without a known call below stands for the calls that nobody saw."""
+    reading = node.reading
+    if node.below & COUNTS or node.excluded or reading is None or not reading.lone_aggregate:
+        return None
+    for above in ancestors(node):
+        if is_aggregate(above):
+            return call_of([node]) if above.below & COUNTS else None
+    return call_of([node])
+
+
+def _key(group: Group) -> Key:
+    return group.key
