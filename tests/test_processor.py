@@ -17,9 +17,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context, use_span
 
 import runmeter
-from runmeter.fold import HELD_LIMIT
 from runmeter.processor import PROCESSOR, Processor
 from runmeter.runs import ENDED_LIMIT
+from runmeter.waiting import HELD_LIMIT
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_spans_that_never_end_are_let_go() -> None:
         span.end()
     assert len(processor._spans) == 0
     assert len(processor.fold.traces) == 0
-    assert len(processor.fold.callish) == 0
+    assert len(processor.fold.leaves) == 0
 
 
 def test_nothing_is_left_of_ended_runs(meter: Meter) -> None:
@@ -272,7 +272,7 @@ def test_nothing_is_left_of_ended_runs(meter: Meter) -> None:
     assert settlers[0]() is None
     fold = PROCESSOR.fold
     assert len(fold.runs._ended) == ENDED_LIMIT
-    assert (len(fold.runs._open), len(fold.traces), len(PROCESSOR._spans), len(fold.callish)) == (0, 0, 0, 0)
+    assert (len(fold.runs._open), len(fold.traces), len(PROCESSOR._spans), len(fold.leaves)) == (0, 0, 0, 0)
 
 
 def test_a_span_that_ends_inside_our_own_work(meter: Meter) -> None:

@@ -27,6 +27,7 @@ from runmeter.dialects import (
     Dialect,
     Role,
 )
+from runmeter.guard import unless_the_hosts
 from runmeter.plan import is_plain, plan_of
 from runmeter.reading import Reading
 from runmeter.spans import EndedSpan
@@ -47,7 +48,8 @@ def read(span: EndedSpan) -> Reading:
     """What `span` says. Never raises: a span that cannot be read is a plain one with `unreadable` in `rejected`."""
     try:
         return _read(span)
-    except Exception:  # hostile mappings and numbers; the host is never harmed (rule 8)
+    except Exception as error:  # hostile mappings and numbers; the host is never harmed (rule 8)
+        unless_the_hosts(error)
         bare = Reading(span.trace_id, span.span_id, span.parent_id, bool(span.parent_is_remote))
         return bare._replace(rejected=("unreadable",))
 

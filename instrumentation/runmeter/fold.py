@@ -5,7 +5,7 @@ Not locked and not aware of threads: the processor calls it one thing at a time.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 
 from runmeter.call import Reading
 from runmeter.counting.lookalikes import Lookalikes
@@ -16,11 +16,8 @@ from runmeter.runs import Runs, RunState
 from runmeter.scopes import is_genai
 from runmeter.sink import RunInfo
 from runmeter.spans import Change
+from runmeter.waiting import Leaves, Waiting
 
-HELD_LIMIT = 256
-"""Runs that wait for a twin at once; beyond, the oldest waits no longer."""
-STREAM_WAIT = 60 * 10**9
-"""Nanoseconds after which a stream's call is taken to have no usage, when the next call comes."""
 RECENT = 256
 """Calls remembered for the day that a second instrumentation shows up."""
 _FOREVER = 2**63
@@ -36,21 +33,21 @@ class Fold:
         self.generation = 0
         self.ambient: RunInfo | None = None
         """The run that everything in this process belongs to where the context does not say (`runmeter exec`)."""
-        self.callish: dict[int, OpenSpan] = {}
-        """Open spans of scopes that have made calls or agents: a call in another trace may prove to be theirs."""
         self._lookalikes = Lookalikes()
         self._scopes: set[str] = set()
         self._recent: deque[tuple[str, Reading]] = deque(maxlen=RECENT)
-        self._held: OrderedDict[RunState, set[OpenSpan]] = OrderedDict()
+        self.leaves = Leaves()
+        """Open spans that a call in another trace may prove to be."""
+        self._waiting = Waiting()
 
     def forget(self) -> None:
         """Everything about runs and spans: in a forked child they are the parent's, after a stop nobody's."""
         self.runs.forget()
         self.traces = {}
-        self.callish = {}
         self._lookalikes = Lookalikes()
         self._recent.clear()
-        self._held = OrderedDict()
+        self.leaves = Leaves()
+        self._waiting = Waiting()
 
     # What happens.
 
@@ -75,8 +72,6 @@ class Fold:
         if run is not None and entry.trace.roots <= 0 and run.ended_at is None and run.ending is None:
             # Its first call outlived all of its roots: nothing else is left to end it.
             self._ended(run, "error" if reading.failed else "success", reading.ended_at)
-        if entry.holds is not None:
-            self.let_go(entry)
 
     def root_began(self, trace: Trace, run: RunState | None) -> None:
         """A span with nothing above it here began."""
@@ -109,19 +104,37 @@ class Fold:
         if self.runs.seen:
             self.runs.tell_fates()
 
-    def let_go(self, entry: OpenSpan) -> None:
-        """An open span ended (or was given up): who waited for it waits for one less."""
-        holds, entry.holds = entry.holds, None
-        for run in holds or ():
-            waits = self._held.get(run)
-            if waits is not None:
-                waits.discard(entry)
-                if not waits:
-                    self._announce(run)
+    def call_began(self, entry: OpenSpan) -> None:
+        """A span began whose scope makes calls or agents: a call in another trace may prove to be its call."""
+        entry.may_be_call = True
+        self.leaves.add(entry)
+
+    def child_began(self, above: OpenSpan) -> None:
+        """A span began below such a span."""
+        above.kids += 1
+        if above.kids == 1:
+            self.leaves.discard(above)
+            self._let_go()
+
+    def child_ended(self, above: OpenSpan) -> None:
+        """The last one below it may have ended."""
+        above.kids -= 1
+        if above.kids == 0 and above.may_be_call:
+            self.leaves.add(above)
+
+    def call_ended(self, entry: OpenSpan) -> None:
+        """Such a span ended, or was given up: who waited for it waits for one less."""
+        entry.may_be_call = False
+        self.leaves.discard(entry)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for run in self._waiting.released(self.leaves):
+            self._announce(run)
 
     def end_all(self, now: int) -> None:
         """The process stops counting: what was not ended is interrupted."""
-        for run in list(self._held):
+        for run in self._waiting:
             self._announce(run)
         for state in self.runs.open_runs():
             if state.info.owns:
@@ -159,11 +172,11 @@ class Fold:
                 home = self._home(run, reading)
                 if home is not run:
                     self._add(home, reading)
-                    if reading.stream_log and home in self._held:
+                    if reading.stream_log and home in self._waiting:
                         self._announce(home)
                     return
         self._add(run, reading)
-        if not run.announced and run not in self._held and (role == AGENT or any(run.settler.totals)):
+        if not run.announced and run not in self._waiting and (role == AGENT or any(run.settler.totals)):
             self._hold_or_announce(run, reading)
 
     def _add(self, run: RunState, reading: Reading) -> None:
@@ -212,42 +225,27 @@ class Fold:
         return home
 
     def _of(self, run_id: str) -> RunState | None:
-        for run in self._held:
-            if run.info.run_id == run_id:
-                return run
-        return self.runs.find(run_id)
+        return self._waiting.find(run_id) or self.runs.find(run_id)
 
     def _hold_or_announce(self, run: RunState, reading: Reading) -> None:
         """A trace that is a lone call may be a twin of one in a trace that is still open: sinks hear of it when that is
         decided, since a run they have heard of cannot be taken back."""
-        for held, waiting in list(self._held.items()):
-            if not waiting and held.ending is not None and reading.ended_at - held.ending[2] > STREAM_WAIT:
-                self._announce(held)
+        for overdue in self._waiting.overdue(reading.ended_at):
+            self._announce(overdue)
         if reading.usage is None and not reading.failed and reading.scope in STREAM_LOGS and reading.parent_id is None:
             # The call of a stream that is still to be read, and its usage comes in a trace of its own.
-            self._held[run] = set()
-            if len(self._held) > HELD_LIMIT:
-                self._announce(next(iter(self._held)))
-            return
-        waits = {
-            other
-            for other in self.callish.values()
-            if not other.kids and other.trace.trace_id != reading.trace_id and other.scope != reading.scope
-        }
-        if not waits or reading.role == AGENT:
+            crowded_out = self._waiting.for_its_log(run)
+        elif reading.role == AGENT or self.leaves.oldest(reading.scope) > self.leaves.now:
             self._announce(run)
             return
-        self._held[run] = waits
-        for other in waits:
-            if other.holds is None:
-                other.holds = []
-            other.holds.append(run)
-        if len(self._held) > HELD_LIMIT:
-            self._announce(next(iter(self._held)))
+        else:
+            crowded_out = self._waiting.for_leaves(run, reading.scope, self.leaves.now)
+        if crowded_out is not None:
+            self._announce(crowded_out)
 
     def _announce(self, run: RunState) -> None:
         """Sinks hear of a run, with what it has by now; one whose calls all moved to their twins is never heard of."""
-        self._held.pop(run, None)
+        self._waiting.drop(run)
         if run.open or run.announced:
             return
         calls = run.settler.calls()
@@ -261,7 +259,7 @@ class Fold:
             self.runs.end(run, *ending)
 
     def _ended(self, run: RunState, status: str, ended_at: int) -> None:
-        if run in self._held:
+        if run in self._waiting:
             run.ending = (status, None, ended_at)
         elif run.announced:
             self.runs.end(run, status, None, ended_at)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import signal
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from types import CodeType, FunctionType, MethodType
+from typing import Any, Final, ParamSpec, TypeVar
 
 from runmeter.usage import COUNT_LIMIT
 
@@ -20,7 +22,39 @@ TAG_SIZE = 64
 P = ParamSpec("P")
 T = TypeVar("T")
 
+FAULTS: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What our own code can raise where it meets what it did not expect. Anything else that comes up in it is the host's:
+Celery's soft time limit and its like are raised by signal handlers in whatever code runs just then."""
+
 _said: set[str] = set()
+
+
+def unless_the_hosts(error: BaseException, first: Callable[[], None] | None = None) -> None:
+    """Raise the error again, after calling `first`, where a signal handler of the host's raised it inside our code."""
+    handlers = {_code(signal.getsignal(number)) for number in signal.valid_signals()}
+    at = error.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code in handlers:
+            if first is not None:
+                first()
+            raise error
+        at = at.tb_next
+
+
+def _code(handler: object) -> CodeType | None:
+    """The code that a signal handler runs, None where it is not Python's."""
+    for _ in range(8):
+        if isinstance(handler, functools.partial):
+            handler = handler.func
+        elif isinstance(handler, MethodType):
+            handler = handler.__func__
+        elif isinstance(handler, FunctionType):
+            return handler.__code__
+        elif callable(handler):
+            handler = type(handler).__call__
+        else:
+            return None
+    return None
 
 
 def once(key: str, message: str, *arguments: object, level: int = logging.WARNING) -> None:
@@ -39,7 +73,8 @@ def harmless(otherwise: T) -> Callable[[Callable[P, T]], Callable[P, T]]:
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
                 return function(*args, **kwargs)
-            except Exception:
+            except FAULTS as fault:
+                unless_the_hosts(fault)
                 once(f"fault {function.__qualname__}", "runmeter: %s failed and did nothing", function.__name__)
                 logger.debug("runmeter: %s failed", function.__name__, exc_info=True)
                 return otherwise
@@ -59,7 +94,8 @@ def text(value: object, limit: int = VALUE_LIMIT) -> str | None:
     try:
         found = value if type(value) is str else str(value)
         found = found[: limit * 4].replace("\0", "").encode("utf-8", "ignore").decode("utf-8")[:limit]
-    except Exception:
+    except Exception as error:  # whatever a value's own `__str__` raises
+        unless_the_hosts(error)
         once(f"text {type(value).__name__}", "runmeter: a value of type %s is not text and was left out", type(value))
         return None
     return found or None
@@ -74,7 +110,8 @@ def count(value: object) -> int | None:
         if isinstance(number, float) and not math.isfinite(number):
             return None
         found = int(number)  # type: ignore[call-overload]
-    except Exception:
+    except Exception as error:
+        unless_the_hosts(error)
         return None
     return found if 0 <= found <= COUNT_LIMIT else None
 
@@ -83,7 +120,8 @@ def dollars(value: object) -> float | None:
     """An amount of US dollars: finite, not negative and below a billion, else None."""
     try:
         found = float(value)  # type: ignore[arg-type]
-    except Exception:
+    except Exception as error:
+        unless_the_hosts(error)
         return None
     return found if 0.0 <= found < 1e9 else None
 
@@ -95,7 +133,8 @@ def tags(value: object) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         items: list[tuple[Any, Any]] = list(value.items())
-    except Exception:
+    except Exception as error:
+        unless_the_hosts(error)
         once("tags", "runmeter: tags that cannot be listed were left out")
         return {}
     for key, content in items[:TAG_LIMIT]:

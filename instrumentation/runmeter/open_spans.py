@@ -42,7 +42,7 @@ class Trace:
 class OpenSpan:
     """A span that has begun; once it has ended only what is still open below holds it."""
 
-    __slots__ = ("above", "callish", "fed", "holds", "kids", "run", "scope", "span", "start", "trace")
+    __slots__ = ("above", "callish", "fed", "kids", "may_be_call", "run", "scope", "span", "start", "trace")
 
     def __init__(
         self,
@@ -68,8 +68,8 @@ class OpenSpan:
         """Its run's settler knows it as an ancestor."""
         self.kids = 0
         """Open spans directly below it."""
-        self.holds: list[RunState] | None = None
-        """Runs that wait for this span's end to know whether their call is its call."""
+        self.may_be_call = False
+        """Of a scope that makes calls or agents, and still open."""
 
     def read(self) -> Reading | None:
         """What it says so far."""

@@ -104,16 +104,16 @@ class Processor(SpanProcessor):
                 self._do(self.fold.root_began, trace, run)
             else:
                 trace = above.trace
-                above.kids += 1
-            key = trace_id ^ span_id
-            entry = self._spans[key] = OpenSpan(trace, instrumentation, span, above, run, start)
+                if above.may_be_call:
+                    self._do(self.fold.child_began, above)
+            entry = self._spans[trace_id ^ span_id] = OpenSpan(trace, instrumentation, span, above, run, start)
             callish = self._scopes.get(instrumentation)
             if callish is None:
                 callish = self._meet(instrumentation)
             if callish:
                 entry.callish = callish
                 if callish == CALLISH:
-                    self.fold.callish[key] = entry
+                    self._do(self.fold.call_began, entry)
             self._stamp(span, attributes, run, None if scope is None else scope.caller)
             if start is not None and run is None and (trace.run is None or not trace.run.announced):
                 reading = entry.read()
@@ -121,12 +121,14 @@ class Processor(SpanProcessor):
                     self._do(self.fold.agent_began, trace, reading)
             if len(self._spans) > self._span_limit:
                 self._do(self._evict)
-        except Exception:
+        except guard.FAULTS as fault:
+            guard.unless_the_hosts(fault)
             self._failed("on_start")
 
     def on_end(self, span: ReadableSpan) -> None:
         if not self.enabled:
             return
+        counted = False
         try:
             trace_id, span_id = span.context[:2]
             key = trace_id ^ span_id
@@ -147,19 +149,26 @@ class Processor(SpanProcessor):
                 if reading.role and self._scopes.get(entry.scope) != CALLISH:
                     self._scopes[entry.scope] = CALLISH
                 self._do(self.fold.count, reading, entry)
+            counted = True
             if entry.callish:
-                self.fold.callish.pop(key, None)
-                if entry.holds is not None:
-                    self._do(self.fold.let_go, entry)
+                if entry.may_be_call:
+                    self._do(self.fold.call_ended, entry)
                 if plain and is_genai(entry.scope):
                     self._do(self.fold.runs.saw, entry.scope)
-            if entry.above is not None:
-                entry.above.kids -= 1
-            else:
+            above = entry.above
+            if above is None:
                 failed = span.status.status_code is StatusCode.ERROR
                 self._do(self.fold.root_ended, entry, span.end_time or self.clock(), failed)
-        except Exception:
+            elif above.may_be_call:
+                self._do(self.fold.child_ended, above)
+        except guard.FAULTS as fault:
+            guard.unless_the_hosts(fault, None if counted else self._interrupted)
             self._failed("on_end")
+        except BaseException:
+            # What the host's signal handlers and other threads raise in here is the host's.
+            if not counted:
+                self._interrupted()
+            raise
 
     # What context.py asks for.
 
@@ -246,6 +255,9 @@ class Processor(SpanProcessor):
 
     def stop(self) -> None:
         """End every run still open as interrupted, and count nothing from now on."""
+        for entry in list(self._spans.values()):
+            if entry.span is not None and entry.span.end_time is not None:
+                self._interrupted()  # it ended, and a signal handler raised before we came to look at it
         self._do(self.fold.end_all, self.clock())
         self.enabled = False
         self.fold.ambient = None
@@ -321,13 +333,12 @@ class Processor(SpanProcessor):
         entry = None if oldest is None else self._spans.pop(oldest, None)
         if oldest is None or entry is None:
             return
-        self.fold.callish.pop(oldest, None)
         self.fold.runs.lost("span_evicted")
-        self.fold.let_go(entry)
+        self.fold.call_ended(entry)
         if entry.above is None:
             self.fold.root_ended(entry, self.clock(), False)
-        else:
-            entry.above.kids -= 1
+        elif entry.above.may_be_call:
+            self.fold.child_ended(entry.above)
 
     def _forget(self) -> None:
         self._spans = {}
@@ -343,6 +354,10 @@ class Processor(SpanProcessor):
                 self._failed("flush")
                 done = False
         return done
+
+    def _interrupted(self) -> None:
+        """The host took the thread away from a span that was being counted: it may not be, and that is said."""
+        self._do(self.fold.runs.lost, "interrupted")
 
     def _failed(self, where: str) -> None:
         """A fault of our own is said once for each place, counted each time, and never the host's (rule 8)."""
