@@ -233,15 +233,21 @@ def test_what_was_settled_of_a_shadow_is_held_when_its_source_arrives() -> None:
     assert settled(merge(run, final(2, 99, source="otlp:a"))).input_tokens == 12
 
 
-def test_fields_are_filled_once_and_never_after_closing() -> None:
-    """A thread, user, service or tag that is unknown is filled by whoever knows it first, not once it is counted."""
+def test_the_owner_says_what_a_run_was_for_until_it_is_counted() -> None:
+    """A thread, user, service or tag is the owner's latest word, whoever wrote first; others say what it does not; and
+    nothing changes once it is counted."""
+    child = {"source": "b", "owns": False, "thread_id": "inner", "user_id": "u"}
+    for order in (0, 1):
+        told = [snap(1, thread_id="outer", tags={"team": "x"}), snap(1, tags={"team": "y", "env": "p"}, **child)]
+        run = after(*(told[::-1] if order else told))
+        assert (run.thread_id, run.user_id, run.tags) == ("outer", "u", {"team": "x", "env": "p"})
     run = after(
         snap(1, thread_id=None, tags={"team": "x"}), snap(2, thread_id="t", user_id="u", tags={"team": "y", "env": "p"})
     )
-    assert (run.thread_id, run.user_id, run.tags) == ("t", "u", {"team": "x", "env": "p"})
-    run = merge(run, final(3, thread_id="other", service=None))
-    assert run.thread_id == "t"
-    assert merge(run, final(4, service="late")).service is None
+    assert (run.thread_id, run.user_id, run.tags) == ("t", "u", {"team": "y", "env": "p"})
+    run = merge(run, final(3, thread_id="t", service=None))
+    late = merge(run, final(4, thread_id="other", service="late"))
+    assert (late.thread_id, late.service) == ("t", None)
 
 
 def test_no_duration_is_negative() -> None:

@@ -1,4 +1,4 @@
-"""What the host's signal handlers raise inside our code reaches the host, and what was being counted is not lost unsaid."""
+"""What the host's signal handlers raise inside our code reaches the host, and no call is lost unsaid for it."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def merge(stored: StoredRun | None, snapshot: RunSnapshot) -> StoredRun:
     run.version += 1
     run.overflow |= cut
     run.sources = {**run.sources, source: SourceState(snapshot.revision, snapshot.final)}
-    _fill(run, snapshot)
     _own(run, snapshot)
+    _fill(run, snapshot)
     if source.startswith("otlp:") and source[5:] in run.sources:
         _set_aside_recorded(run, snapshot)
     else:
@@ -96,19 +96,18 @@ def close(run: StoredRun) -> StoredRun:
 
 
 def _fill(run: StoredRun, snapshot: RunSnapshot) -> None:
-    """Fields that nobody has said yet; never after the settled totals hold the run under them."""
+    """What the run was for: its owner's latest word, whoever wrote first, and of the others what nobody has said yet;
+    never after the settled totals hold the run under it."""
     if run.counted_status is None:
-        if run.thread_id is None:
-            run.thread_id = snapshot.thread_id
-        if run.service is None:
-            run.service = snapshot.service
-        if run.agent is None:
-            run.agent = snapshot.agent
-        if run.user_id is None:
-            run.user_id = snapshot.user_id
+        decides = snapshot.source == run.owner
+        for name in ("thread_id", "service", "agent", "user_id"):
+            said = getattr(snapshot, name)
+            if said is not None and (decides or getattr(run, name) is None):
+                setattr(run, name, said)
         if snapshot.tags and snapshot.tags != run.tags:
-            more = [(key, value) for key, value in snapshot.tags.items() if key not in run.tags]
-            run.tags = {**run.tags, **dict(more[: TAG_LIMIT - len(run.tags)])}
+            first, then = (snapshot.tags, run.tags) if decides else (run.tags, snapshot.tags)
+            more = [(key, value) for key, value in then.items() if key not in first]
+            run.tags = {**first, **dict(more[: TAG_LIMIT - len(first)])}
     if run.trace_id is None:
         run.trace_id, run.root_span_id = snapshot.trace_id, snapshot.root_span_id
     # A child may have come before the owner, and clocks jump: no negative durations.

@@ -27,6 +27,10 @@ ENDED_FEWEST = 128
 """What an ended run remembers, for the same repeats of streams that outlive it."""
 
 
+_FACTS = ("thread_id", "agent", "user_id")
+"""What a run may be said to be for, by whoever began it or by its spans."""
+
+
 class RunState:
     """A run as this process keeps it: what sinks see of it, its settler and its totals so far."""
 
@@ -38,6 +42,7 @@ class RunState:
         "ending",
         "explicit",
         "generation",
+        "given",
         "info",
         "open",
         "roots",
@@ -49,6 +54,8 @@ class RunState:
         self.settler = Settler()
         self.explicit = explicit
         """Begun by id: by `run()`, or joined by the id in a baggage. The others are traces."""
+        self.given = frozenset(name for name in _FACTS if getattr(info, name) is not None)
+        """Facts that whoever began the run stated; the others are what its spans say."""
         self.generation = generation
         """Which side of a fork made it: a child's first look at its parent's run makes a state of its own."""
         self.context: Context | None = None
@@ -199,20 +206,18 @@ class Runs:
         self._share = max(FEWEST, min(LIMIT, self._remembered // max(1, len(self._open))))
 
     def _fill(self, state: RunState) -> None:
-        """Fields that only the spans know, filled once."""
-        info, settler = state.info, state.settler
-        settler.facts.learned = False
-        known = False
-        if info.thread_id is None and (thread_id := settler.facts.thread_id) is not None:
-            info.thread_id = thread_id
-            known = True
-        if info.agent is None and (agent := settler.facts.agent) is not None:
-            info.agent = agent
-            known = True
-        if info.user_id is None and (user_id := settler.facts.user_id) is not None:
-            info.user_id = user_id
-            known = True
-        if known and state.open:
+        """Facts that only the spans know, whichever of them came first; when the run has ended they stay."""
+        info, facts = state.info, state.settler.facts
+        facts.learned = False
+        news = False
+        for name in _FACTS:
+            said = getattr(facts, name)
+            if said is None or name in state.given or said == getattr(info, name):
+                continue
+            if state.ended_at is None or getattr(info, name) is None:
+                setattr(info, name, said)
+                news = True
+        if news and state.open:
             self.update(state)
 
     def _set_aside(self, state: RunState) -> None:

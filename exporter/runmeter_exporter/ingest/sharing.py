@@ -63,12 +63,9 @@ class Sharing:
     def others(self) -> set[str]:
         """Runs that have, or may have, one of these calls as well. Lock them, then ask again: what is found before the
         locks may have changed by the time we have them."""
-        found = set()
+        found: set[str] = set()
         for call in self._calls:
-            run_id = self._run_of[call.key]
-            twins = self._index.find(run_id, call)
-            if twins is not None:
-                found.add(twins[1][0].run_id)
+            found |= self._index.runs(call)
         return found
 
     def again(self) -> None:

@@ -154,6 +154,16 @@ class Lookalikes:
         ]
         return best[0], [twin, *rest]
 
+    def runs(self, reading: Reading) -> set[str]:
+        """The runs that have, or may have, the same call."""
+        found: set[str] = set()
+        for name in twin_keys(reading):
+            for known in self._by_time.near(name, reading.started_at, reading.ended_at):
+                other = known.reading
+                if known.run_id not in found and other.key != reading.key and alike(reading, other) is not None:
+                    found.add(known.run_id)
+        return found
+
     def _forget(self, key: tuple[int, int]) -> None:
         known = self._known.pop(key)
         for name in twin_keys(known.reading):
