@@ -14,8 +14,8 @@ from runmeter.scopes import Fates, tally
 from runmeter.sink import TERMINAL
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
-from runmeter_exporter.recorder.totals import day_of
-from runmeter_exporter.run import CellKey, RunSnapshot, StoredRun, is_otlp
+from runmeter_exporter.cells import Cells
+from runmeter_exporter.run import RunSnapshot, StoredRun, is_otlp
 from runmeter_exporter.scopes import RECORDED
 from runmeter_exporter.store.ledger_row import Row, begins, default_run, reading_of
 
@@ -58,7 +58,7 @@ class RunFold:
         self._price = price
         self._fixed: dict[bytes, tuple[int, int]] = {}
         self._priced: list[bytes] = []
-        self._cells: dict[str, dict[CellKey, list[int]]] = {}
+        self._cells: dict[str, Cells] = {}
         self._stamped: dict[Call, list[str]] = {}
         self._recorders: set[str] = set()
 
@@ -126,7 +126,7 @@ class RunFold:
     @property
     def counts(self) -> bool:
         """Any call, answered or failed, is counted here."""
-        return any(usage[5] > 0 or usage[6] > 0 for cells in self._cells.values() for usage in cells.values())
+        return any(cells.calls or cells.failures for cells in self._cells.values())
 
     def snapshots(self, stored: StoredRun | None) -> list[RunSnapshot]:
         """What the store has to know now, one snapshot for each source; none before the run has begun."""
@@ -161,10 +161,7 @@ class RunFold:
                 started_at=self.started_at or (stored.started_at if stored is not None else 0),
                 updated_at=self.updated_at,
                 ended_at=None if end is None else end.at,
-                usage_by={
-                    key: Usage(*[max(0, count) for count in counts])
-                    for key, counts in self._cells.get(source, {}).items()
-                },
+                usage_by=self._cells[source].usage() if source in self._cells else {},
                 set_aside=dict(settler.set_aside) if source == mine else None,
             )
             for source in names
@@ -214,14 +211,10 @@ class RunFold:
                 self._count(now, of, 1)
 
     def _count(self, call: Call, source: str, sign: int) -> None:
-        key = CellKey(day_of(call.ended_at), call.provider, call.model, call.caller)
-        cells = self._cells.setdefault(source, {})
-        counts = cells.get(key)
-        if counts is None:
-            counts = cells[key] = [0] * len(Usage._fields)
-        for position, count in enumerate(self._priced_usage(call)):
-            if count:
-                counts[position] += sign * count
+        cells = self._cells.get(source)
+        if cells is None:
+            cells = self._cells[source] = Cells(limit=None)  # the merge folds what is too much, whatever the order
+        cells.add(call, self._priced_usage(call), sign)
 
     def _priced_usage(self, call: Call) -> Usage:
         """Rule 13: what a call was priced at first, here or in the ledger, it stays priced at."""

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date
-from functools import lru_cache
 from typing import NamedTuple
 
 from runmeter.sink import TERMINAL, Priced, RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
-from runmeter_exporter.run import CellKey, RunSnapshot
-
-CELLS = 64
-"""Cells that a run may have; the last three are kept for `other`, one for each kind of caller."""
-OTHER = "other"
-
-_DAY_NANOSECONDS = 86_400 * 10**9
-_EPOCH = date(1970, 1, 1).toordinal()
-_KINDS = 3
-_NO_COUNTS = (0,) * len(Usage._fields)
+from runmeter_exporter.cells import Cells
+from runmeter_exporter.run import RunSnapshot
 
 
 class End(NamedTuple):
@@ -31,26 +21,12 @@ class End(NamedTuple):
     stop_reason: str | None
 
 
-@lru_cache(maxsize=8)
-def _day(number: int) -> str:
-    try:
-        return date.fromordinal(_EPOCH + number).isoformat()
-    except (OverflowError, ValueError):
-        return date.fromordinal(_EPOCH).isoformat()
-
-
-def day_of(moment: int) -> str:
-    """UTC day of a time in nanoseconds since the epoch; a time that no calendar has falls on its first day."""
-    return _day(moment // _DAY_NANOSECONDS)
-
-
 class RunTotals:
     """What one source has counted for one run, and how much of it has been written."""
 
     __slots__ = (
         "_aside_before",
         "_cells",
-        "_overflow",
         "_sent_aside",
         "_unsent",
         "end",
@@ -70,10 +46,7 @@ class RunTotals:
         self.updated_at = info.started_at
         self.end: End | None = None
         """Set when the run has ended here: from then on every snapshot is final."""
-        # Counts as lists, not Usage: they are added to in place, and may be below zero for a moment when the taking
-        # back of a repeat overtakes the call itself.
-        self._cells: dict[CellKey, list[int]] = {}
-        self._overflow: dict[str, CellKey] = {}
+        self._cells = Cells()
         self._unsent = False
         self._aside_before: Mapping[str, int] = info.set_aside if late else {}
         self._sent_aside: object = info.set_aside if late or not info.set_aside else None
@@ -93,13 +66,15 @@ class RunTotals:
         for was, now in changes:
             if was is not None:
                 usage = price(was)
-                self._add(was, usage, -1)
+                self._cells.add(was, usage, -1)
                 cost -= usage.cost_nanousd
                 unpriced -= usage.unpriced_tokens
                 tokens -= usage.total_tokens
             if now is not None:
                 usage = price(now)
-                overflowed += self._add(now, usage, 1)
+                overflowed += self._cells.add(now, usage, 1)
+                if now.ended_at > self.updated_at:
+                    self.updated_at = now.ended_at
                 cost += usage.cost_nanousd
                 unpriced += usage.unpriced_tokens
                 tokens += usage.total_tokens
@@ -107,37 +82,15 @@ class RunTotals:
         self._unsent = True
         return overflowed
 
-    def _add(self, call: Call, usage: Usage, sign: int) -> int:
-        key = CellKey(day_of(call.ended_at), call.provider, call.model, call.caller)
-        counts = self._cells.get(key)
-        overflowed = 0
-        if counts is None:
-            if len(self._cells) - len(self._overflow) >= CELLS - _KINDS:
-                key, overflowed = self._other(key), 1
-            counts = self._cells.setdefault(key, list(_NO_COUNTS))
-        for position, count in enumerate(usage):
-            if count:
-                counts[position] += sign * count
-        if call.ended_at > self.updated_at:
-            self.updated_at = call.ended_at
-        return overflowed
-
-    def _other(self, key: CellKey) -> CellKey:
-        """The cell for what has none of its own; its day stays that of its first call, so that one is enough."""
-        kind, colon, _ = key.caller.partition(":")
-        if kind not in ("subagent", "middleware"):
-            kind, colon = "lead_agent", ""
-        return self._overflow.setdefault(kind, CellKey(key.day, OTHER, OTHER, f"{kind}:{OTHER}" if colon else kind))
-
     @property
     def tokens(self) -> int:
         """Tokens counted so far."""
-        return sum(max(0, counts[0]) + max(0, counts[1]) for counts in self._cells.values())
+        return self._cells.tokens
 
     @property
     def calls(self) -> int:
         """Answered calls counted so far."""
-        return sum(max(0, counts[5]) for counts in self._cells.values())
+        return self._cells.calls
 
     def snapshot(self) -> RunSnapshot:
         """The next snapshot; complete, but for what the one before already said (see `unsend`)."""
@@ -165,7 +118,7 @@ class RunTotals:
             started_at=info.started_at,
             updated_at=self.updated_at,
             ended_at=None if end is None else end.at,
-            usage_by=self._usage() if self._unsent or end is not None else None,
+            usage_by=self._cells.usage() if self._unsent or end is not None else None,
             set_aside=self._aside() if aside is not self._sent_aside or end is not None else None,
         )
         self._unsent = False
@@ -181,6 +134,3 @@ class RunTotals:
         before = self._aside_before
         counts = {reason: count - before.get(reason, 0) for reason, count in self.info.set_aside.items()}
         return {reason: count for reason, count in counts.items() if count > 0}
-
-    def _usage(self) -> dict[CellKey, Usage]:
-        return {key: Usage(*[max(0, count) for count in counts]) for key, counts in self._cells.items()}
