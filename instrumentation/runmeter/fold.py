@@ -56,7 +56,7 @@ class Fold:
         if trace.run is None:
             self._implicit(trace, reading)
         if trace.run is not None:
-            self._announce(trace.run)
+            self.announce(trace.run)
 
     def count(self, reading: Reading, entry: OpenSpan | None) -> None:
         """A span ended that says something."""
@@ -130,12 +130,12 @@ class Fold:
 
     def _let_go(self) -> None:
         for run in self._waiting.released(self.leaves):
-            self._announce(run)
+            self.announce(run)
 
     def end_all(self, now: int) -> None:
         """The process stops counting: what was not ended is interrupted."""
         for run in self._waiting:
-            self._announce(run)
+            self.announce(run)
         for state in self.runs.open_runs():
             if state.info.owns:
                 self.runs.end(state, "interrupted", "exit", now)
@@ -173,7 +173,7 @@ class Fold:
                 if home is not run:
                     self._add(home, reading)
                     if reading.stream_log and home in self._waiting:
-                        self._announce(home)
+                        self.announce(home)
                     return
         self._add(run, reading)
         if not run.announced and run not in self._waiting and (role == AGENT or any(run.settler.totals)):
@@ -231,19 +231,19 @@ class Fold:
         """A trace that is a lone call may be a twin of one in a trace that is still open: sinks hear of it when that is
         decided, since a run they have heard of cannot be taken back."""
         for overdue in self._waiting.overdue(reading.ended_at):
-            self._announce(overdue)
+            self.announce(overdue)
         if reading.usage is None and not reading.failed and reading.scope in STREAM_LOGS and reading.parent_id is None:
             # The call of a stream that is still to be read, and its usage comes in a trace of its own.
             crowded_out = self._waiting.for_its_log(run)
         elif reading.role == AGENT or self.leaves.oldest(reading.scope) > self.leaves.now:
-            self._announce(run)
+            self.announce(run)
             return
         else:
             crowded_out = self._waiting.for_leaves(run, reading.scope, self.leaves.now)
         if crowded_out is not None:
-            self._announce(crowded_out)
+            self.announce(crowded_out)
 
-    def _announce(self, run: RunState) -> None:
+    def announce(self, run: RunState) -> None:
         """Sinks hear of a run, with what it has by now; one whose calls all moved to their twins is never heard of."""
         self._waiting.drop(run)
         if run.open or run.announced:

@@ -187,7 +187,7 @@ class Processor(SpanProcessor):
 
     def announce(self, state: RunState) -> None:
         """The same for a run that began quietly: sinks know it from now on, with what it has by now."""
-        self._do(self.fold._announce, state)
+        self._do(self.fold.announce, state)
 
     def adopt(self, trace_id: int, span_id: int, state: RunState, of: tuple[str, ...]) -> None:
         """Open spans from this one up belong to a run that began inside of them, as far as they are of no run and of
