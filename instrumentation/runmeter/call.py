@@ -11,30 +11,37 @@ from hashlib import blake2b
 from itertools import repeat
 from typing import Any, Final
 
-from runmeter import semconv
+from runmeter import clean, semconv
+from runmeter.clean import ID_LIMIT, LABEL_LIMIT
 from runmeter.dialects import (
     AGENT,
     AGGREGATE,
+    ANSWER_ID,
+    ASKS,
+    BEGINNING,
     CALL,
     PLAIN,
     RAW_NAME,
     RAW_SUFFIX,
     RAW_USAGE,
+    REREAD,
+    SUBAGENT,
     TEXT_COUNT,
     TEXT_FIELDS,
     TOOL,
     WEAK,
+    WHOLE,
     Dialect,
     Role,
 )
 from runmeter.guard import unless_the_hosts
-from runmeter.plan import is_plain, plan_of
+from runmeter.plan import Shape, is_plain, plan_of
 from runmeter.reading import Reading
 from runmeter.spans import EndedSpan
 from runmeter.usage import COUNT_LIMIT, Usage
-from runmeter.values import ID_LIMIT, LABEL_LIMIT, as_cost, as_count, as_provider, as_tags, as_text, clean
+from runmeter.values import as_provider, as_tags
 
-__all__ = ["ID_LIMIT", "LABEL_LIMIT", "Reading", "Role", "clean", "is_plain", "read"]
+__all__ = ["ID_LIMIT", "LABEL_LIMIT", "Reading", "Role", "is_plain", "read"]
 
 _TEXT_LIMIT: Final = 65_536
 _STREAMED: Final = "gen_ai.request.stream"
@@ -69,13 +76,14 @@ def _read(span: EndedSpan) -> Reading:
     cost = messages = None
     retries = 0
     stream_log = False
+    tells = WHOLE
     reasons: list[str] = []
     if role is not PLAIN and role is not TOOL:
-        usage, raw_model, raw_id = _usage(usual, dialect, name, attributes, reasons)
+        usage, raw_model, raw_id = _usage(usual, shape, dialect, name, attributes, reasons)
         if usage is None and (role is WEAK or seldom.get("span_type") == "log"):
             role = PLAIN
         elif role is CALL or role is WEAK:
-            response_id = as_text(usual[5], ID_LIMIT) or raw_id
+            response_id = clean.identifier(usual[5]) or raw_id
             model = model or raw_model
             if seldom:
                 cost, messages, retries = _priced(seldom, reasons)
@@ -84,6 +92,16 @@ def _read(span: EndedSpan) -> Reading:
                     started_at = _stream_began(attributes, started_at)
             if name == RAW_NAME:
                 scope += RAW_SUFFIX
+            if dialect.answer_key is not None and response_id is None:
+                response_id, tells = _answer(dialect, name, attributes)
+                if tells == REREAD and usage is None:
+                    role = PLAIN
+            elif dialect.beginnings is not None and dialect.beginnings.search(name):
+                tells = BEGINNING
+            if provider is None:
+                provider = dialect.provider
+    if dialect.model_has_provider:
+        provider, model = _split(model) if role is CALL else (None, None)
     if role is not CALL and role is not WEAK:
         provider = None
 
@@ -100,11 +118,11 @@ def _read(span: EndedSpan) -> Reading:
     is_root = False
     if seldom:
         caller = _caller(seldom, agent)
-        user_id = as_text(seldom.get("user"), ID_LIMIT)
+        user_id = clean.identifier(seldom.get("user"))
         is_root = scope == semconv.SCOPE and seldom.get("run_root") is True
         if is_root:
-            run_status = as_text(seldom.get("run_status"), LABEL_LIMIT)
-            stop_reason = as_text(seldom.get("stop_reason"), ID_LIMIT)
+            run_status = clean.label(seldom.get("run_status"))
+            stop_reason = clean.label(seldom.get("stop_reason"), ID_LIMIT)
     reading: Reading = _new(
         Reading,
         (
@@ -139,6 +157,7 @@ def _read(span: EndedSpan) -> Reading:
             stream_log,
             dialect.aggregates_count,
             tuple(reasons),
+            tells,
         ),
     )
     return reading
@@ -163,12 +182,12 @@ def _names(said: tuple[Any, ...]) -> _Names:
         return known
     model, provider, agent, thread_id, run_id, source_id = said
     names = (
-        as_text(model, LABEL_LIMIT),
+        clean.label(model),
         as_provider(provider),
-        as_text(agent, LABEL_LIMIT),
-        as_text(thread_id, ID_LIMIT),
-        as_text(run_id, ID_LIMIT),
-        as_text(source_id, ID_LIMIT),
+        clean.label(agent),
+        clean.identifier(thread_id),
+        clean.identifier(run_id),
+        clean.identifier(source_id),
     )
     if all(text is None or (type(text) is str and len(text) <= ID_LIMIT) for text in said):
         if len(_cleaned) >= _MAX_CLEANED:
@@ -179,38 +198,65 @@ def _names(said: tuple[Any, ...]) -> _Names:
 
 def _priced(seldom: Mapping[str, Any], rejected: list[str]) -> tuple[int | None, int | None, int]:
     """(cost, messages, retries) of a call."""
-    cost = as_cost(seldom["cost"], rejected) if "cost" in seldom else None
-    messages = as_count(seldom["messages"], rejected) if "messages" in seldom else None
-    retries = as_count(seldom["retries"], rejected) or 0 if "retries" in seldom else 0
+    cost = clean.cost(seldom["cost"], rejected) if "cost" in seldom else None
+    if "amount" in seldom and str(seldom.get("currency")).strip().upper() == "USD":
+        cost = clean.cost(seldom["amount"], rejected) or cost
+    messages = clean.count(seldom["messages"], rejected) if "messages" in seldom else None
+    retries = clean.count(seldom["retries"], rejected) or 0 if "retries" in seldom else 0
     if "attempt" in seldom:
-        retries = max(retries, (as_count(seldom["attempt"], rejected) or 1) - 1)
+        retries = max(retries, (clean.count(seldom["attempt"], rejected) or 1) - 1)
     return cost, messages, retries
 
 
 def _caller(seldom: Mapping[str, Any], agent: str | None) -> str | None:
     """The explicit caller, or the subagent that a library names in its own way."""
     if "caller" in seldom:
-        return as_text(seldom["caller"], LABEL_LIMIT)
-    if "subagent" in seldom:
-        subagent = agent or as_text(seldom["subagent"], LABEL_LIMIT - 9)
-        return f"subagent:{subagent}" if subagent else None
-    return None
+        return clean.label(seldom["caller"])
+    asked_by = seldom.get("asked_by")
+    kind = SUBAGENT.fullmatch(asked_by) if type(asked_by) is str else None
+    if kind is None and "subagent" not in seldom:
+        return None
+    # By its type: an id of each would be a caller of each.
+    return clean.label(f"subagent:{(clean.label(kind[1]) if kind else None) or agent or 'agent'}")
 
 
 def _agent_in(name: str, dialect: Dialect) -> str | None:
     """The agent whose span has no attribute with its name: OpenInference and Google ADK 1 name the span after it."""
     found = dialect.agent_in_name.match(name) if dialect.agent_in_name is not None else None
     if found:
-        return as_text(found[1] or found[2], LABEL_LIMIT)
-    return None if name == "invoke_agent" else as_text(name.removeprefix("invoke_agent "), LABEL_LIMIT)
+        return clean.label(next(filter(None, found.groups()), None))
+    return None if name == "invoke_agent" else clean.label(name.removeprefix("invoke_agent "))
+
+
+def _answer(dialect: Dialect, name: str, attributes: Mapping[str, Any]) -> tuple[str | None, int]:
+    """(response id, what the span tells) of a call to OpenAI's Responses, from the JSON of its answer and request."""
+    answer, request = attributes.get(dialect.answer_key or ""), attributes.get(dialect.request_key or "")
+    if name != "Response" or type(answer) is not str:
+        return None, WHOLE
+    found = ANSWER_ID.match(answer)
+    if found is None:
+        return None, WHOLE
+    rereads = type(request) is str and request.startswith("{") and ASKS.search(request[:_TEXT_LIMIT]) is None
+    return clean.identifier(found[1]), REREAD if rereads else WHOLE
+
+
+def _split(model: str | None) -> tuple[str | None, str | None]:
+    """(provider, model) of `provider/model`."""
+    before, _, after = (model or "").partition("/")
+    return (as_provider(before), after) if after else (None, model)
 
 
 def _usage(
-    usual: Sequence[Any], dialect: Dialect, name: str, attributes: Mapping[str, Any], rejected: list[str]
+    usual: Sequence[Any],
+    shape: Shape,
+    dialect: Dialect,
+    name: str,
+    attributes: Mapping[str, Any],
+    rejected: list[str],
 ) -> tuple[Usage | None, str | None, str | None]:
     """The inclusive counts, and the model and response id where only a raw answer has them."""
-    given_input, given_output, cache_read, cache_write, reasoning = map(as_count, usual[:5], repeat(rejected))
-    excludes_cache = dialect.input_excludes_cache
+    given_input, given_output, cache_read, cache_write, reasoning = map(clean.count, usual[:5], repeat(rejected))
+    excludes_cache = bool(dialect.exclusive_input) and shape.input_key(attributes) in dialect.exclusive_input
     excludes_reasoning = False
     model = response_id = None
     if dialect.texts:
@@ -231,7 +277,12 @@ def _usage(
                 cache_write = found.get("cache_write")
             if not reasoning:
                 reasoning = found.get("reasoning")
-                excludes_reasoning = dialect.output_excludes_reasoning
+                if "total" in found:
+                    excludes_reasoning = found["total"] == sum(filter(None, (given_input, given_output, reasoning)))
+                else:
+                    excludes_reasoning = dialect.output_excludes_reasoning and (
+                        found.get("output", given_output) == given_output
+                    )
     if dialect.measured_key and dialect.measured_key not in attributes and attributes.get(_STREAMED) is True:
         return None, model, response_id
     if not given_input and not given_output:
@@ -266,8 +317,8 @@ def _raw_answer(attributes: Mapping[str, Any]) -> tuple[list[str], str | None, s
             text = attributes[key]
             return (
                 [text] if type(text) is str else [],
-                as_text(attributes.get(prefix + "model"), LABEL_LIMIT),
-                as_text(attributes.get(prefix + "id"), ID_LIMIT),
+                clean.label(attributes.get(prefix + "model")),
+                clean.identifier(attributes.get(prefix + "id")),
             )
     return [], None, None
 
@@ -290,7 +341,7 @@ def _facts(resource: Mapping[str, Any]) -> tuple[str, str | None]:
         return known[1]
     text = "\n".join(sorted(f"{key}={value}"[:512] for key, value in resource.items()))
     key = blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
-    service = as_text(resource.get(semconv.SERVICE_NAME), LABEL_LIMIT)
+    service = clean.label(resource.get(semconv.SERVICE_NAME))
     if service is not None and service.startswith("unknown_service"):
         service = None
     if len(_resources) >= _MAX_RESOURCES:

@@ -33,6 +33,13 @@ class Role(IntEnum):
 
 PLAIN, CALL, WEAK, AGENT, TOOL, AGGREGATE = Role
 
+WHOLE: Final = 0
+"""A span tells of a call from its beginning to its end."""
+REREAD: Final = 1
+"""It reads an answer again that was given to another span: the same call, however much later."""
+BEGINNING: Final = 2
+"""It ends when the stream that it returns begins, before the client's span of the same call does."""
+
 # --- words that say what a span is ----------------------------------------------------------------------------------
 
 OPERATIONS: Final[Mapping[str, Role]] = {
@@ -55,8 +62,8 @@ OPERATIONS: Final[Mapping[str, Role]] = {
     "tool_call": TOOL,  # Gemini CLI 0.61
     "invoke_agent": AGENT,
     "invoke_workflow": AGGREGATE,
+    "handle_conversation_turn": AGGREGATE,
     "create_agent": PLAIN,
-    "fetch_response": PLAIN,  # re-reads an answer that was counted when given; the conventions forbid usage on it
     "plan": AGGREGATE,
     "retrieval": PLAIN,
     "chain": AGGREGATE,  # LangSmith 0.15
@@ -65,7 +72,17 @@ OPERATIONS: Final[Mapping[str, Role]] = {
     "agent_step": AGGREGATE,  # Vercel AI SDK 7
     "execute_event_loop_cycle": AGGREGATE,  # Strands 1.62
     "schedule_tool_calls": AGGREGATE,  # Gemini CLI 0.61
+    "model_generation": AGGREGATE,  # Mastra 1: the loop around its calls
+    "model_step": AGGREGATE,
+    "workflow_run": AGGREGATE,
+    "workflow_step": AGGREGATE,
 }
+"""What the conventions' operations, and those that libraries made up, are. One that is not here is weak where it has
+tokens: it counts where no call is known below or above it, and says nothing otherwise."""
+
+NO_CALLS: Final = ("fetch_response", "count_tokens")
+"""Operations that never spend anything, whatever else the span says of itself: an answer read again, which was counted
+when it was given (the conventions forbid usage on it), and the tokens of a request that nobody makes."""
 
 KINDS: Final[tuple[tuple[str, Mapping[str, Role]], ...]] = (
     (
@@ -121,6 +138,23 @@ KINDS: Final[tuple[tuple[str, Mapping[str, Role]], ...]] = (
             "ai.embedMany": AGGREGATE,
         },
     ),
+    (
+        semconv.GENKIT_KIND,
+        {
+            "model": CALL,
+            "background-model": CALL,
+            "embedder": CALL,
+            "tool": TOOL,
+            "tool.v2": TOOL,
+            "flow": AGGREGATE,
+            "util": AGGREGATE,
+            "prompt": AGGREGATE,
+            "executable-prompt": AGGREGATE,
+            "agent": AGENT,
+            "retriever": PLAIN,
+            "indexer": PLAIN,
+        },
+    ),
     (semconv.OPERATION_NAME, OPERATIONS),
     (
         semconv.LLM_REQUEST_TYPE,
@@ -141,23 +175,47 @@ RAW_USAGE: Final = re.compile(r"llm\.[^.]*\.usage")
 
 
 class Dialect(NamedTuple):
-    """What is peculiar to the spans of one instrumentation scope."""
+    """What is peculiar to the spans of one instrumentation scope.
 
-    input_excludes_cache: bool = False
-    """Cache reads and writes must be added to the input to make it inclusive."""
+    A habit that changes numbers is one of certain attributes, never of the whole scope: the next release says the same
+    in other words, often beside the old ones, and does not have the habit there.
+    """
+
+    exclusive_input: frozenset[str] = frozenset()
+    """Where the input was said by one of these keys, cache reads and writes must be added to make it inclusive."""
     output_excludes_reasoning: bool = False
+    """Reasoning that only stands in one of `texts` is not in the output, unless the text has another output."""
     aggregates_count: bool = True
     """False where usage on an agent or workflow span is not what happened inside it."""
     names_threads: bool = True
     """False where what stands in `gen_ai.conversation.id` is not a conversation."""
+    provider: str | None = None
+    """Who answers its calls where no span says so."""
+    model_has_provider: bool = False
+    """Models are named `provider/model`, and spans that are no calls have something else in the same key."""
     keys: Mapping[str, tuple[str, ...]] = {}
     """More keys for a field of `semconv`, read after its own."""
+    first: Mapping[str, tuple[str, ...]] = {}
+    """Keys read before a field's own, where those hold something else."""
     texts: tuple[str, ...] = ()
     """Attributes holding usage as JSON or Python repr."""
     names: tuple[tuple[str, Role], ...] = ()
     """Roles by the beginning of a span's name, for spans that no attribute describes."""
     failed_names: tuple[tuple[str, Role], ...] = ()
     """The same for spans that failed: libraries that set attributes only on success."""
+    no_calls: re.Pattern[str] | None = None
+    """Finds, in names, spans that call nobody though their kind says that they are calls; usage on them counts."""
+    beginnings: re.Pattern[str] | None = None
+    """Finds, in names, spans that are a call's `BEGINNING`."""
+    answer_key: str | None = None
+    """Where the provider's answer stands as JSON. Its beginning has the response id where no attribute has."""
+    request_key: str | None = None
+    """Where the request stands as JSON: without anything to answer it reads an answer again (`REREAD`)."""
+    wraps_itself: bool = False
+    """Its call spans contain each other: methods of a model that call each other."""
+    hollow: bool = False
+    """Its call spans never say usage, and are there where no call is made as well (answers from a cache of its own):
+    they count only where no other instrumentation of calls is at work in the run."""
     agent_key: str | None = None
     """An agent span without this key is no agent but a workflow, or a step of a graph."""
     agent_in_name: re.Pattern[str] | None = None
@@ -175,10 +233,19 @@ class Dialect(NamedTuple):
 
 DEFAULT: Final = Dialect()
 
+_METHOD_OF_AGENT: Final = re.compile(
+    r"^(.+?)\.(?:_?a?(?:run|invoke|kickoff|execute|call|query|chat|step)(?:_\w+)?|__call__|on_messages(?:_stream)?|turn)$",
+    re.DOTALL,
+)
+"""A span named after a method of an agent: the agent's name is what stands before it."""
+
 DIALECTS: Final[Mapping[str, Dialect]] = {
-    # Claude Code 2.1.197, beta traces: bare keys, Anthropic's own exclusive counting, `attempt` numbers from 1.
+    # Claude Code 2.1.197, beta traces: bare keys, Anthropic's own exclusive counting, `attempt` numbers from 1. 2.1.331
+    # writes the conventions' keys, inclusive as those are, beside them; what it calls a subagent's conversation is the
+    # subagent, whose type stands in `query_source`.
     "com.anthropic.claude_code.tracing": Dialect(
-        input_excludes_cache=True,
+        exclusive_input=frozenset({"input_tokens"}),
+        first={"thread": ("session.id",)},
         keys={
             "input": ("input_tokens",),
             "output": ("output_tokens",),
@@ -187,6 +254,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             "model": ("model",),
             "attempt": ("attempt",),
             "subagent": ("agent_id",),
+            "asked_by": ("query_source", "query_source_safe"),
         },
     ),
     # OpenLLMetry 0.40.14 writes every message as attributes of its own: of a long history's span nothing but the name
@@ -197,7 +265,11 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "opentelemetry.instrumentation.anthropic": Dialect(names=(("anthropic.chat", CALL),)),
     # OpenLIT 1.45.0 copies Anthropic's input_tokens, which leave the cache out; a failed call's span ends before any
     # attribute is set; its LangGraph spans repeat the usage (and the response id) of the last call below them.
-    "openlit.instrumentation.anthropic": Dialect(input_excludes_cache=True, failed_names=(("chat ", CALL),)),
+    "openlit.instrumentation.anthropic": Dialect(
+        exclusive_input=frozenset({semconv.INPUT_TOKENS}), failed_names=(("chat ", CALL),)
+    ),
+    # Traceloop's JavaScript 0.27 copies them too; OpenLLMetry, its Python, adds the cache.
+    "@traceloop/instrumentation-anthropic": Dialect(exclusive_input=frozenset({semconv.INPUT_TOKENS})),
     # Where a stream ended without usage it counts characters; the cache counts (0 included) are set from a provider's
     # usage only.
     "openlit.instrumentation.openai": Dialect(
@@ -206,7 +278,28 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     # Its invoke_agent spans are the nodes of the graph; no key tells a real agent from them.
     "openlit.instrumentation.langgraph": Dialect(aggregates_count=False, agent_key=""),
     # OpenInference for OpenAI Agents 2.6.0: the trace around the agents is of kind AGENT too, but no node of the graph.
-    "openinference.instrumentation.openai_agents": Dialect(agent_key="graph.node.id"),
+    # The JavaScript one (0.2.15) names an agent by its node only.
+    "openinference.instrumentation.openai_agents": Dialect(
+        agent_key="graph.node.id", keys={"agent": ("graph.node.id",)}
+    ),
+    "openinference.instrumentation.crewai": Dialect(
+        keys={"agent": ("graph.node.id",)}, agent_in_name=_METHOD_OF_AGENT
+    ),
+    # OpenInference for OpenAI 0.1.66 makes one more `Response` span of every time that a response is read again.
+    "openinference.instrumentation.openai": Dialect(answer_key="output.value", request_key="input.value"),
+    # OpenInference for LlamaIndex: every method of a model that the framework's dispatcher knows is a span of kind LLM,
+    # also those that only prepare a request; that of a stream ends when the method returns, before anything is sent.
+    "openinference.instrumentation.llama_index": Dialect(
+        wraps_itself=True,
+        no_calls=re.compile(
+            r"\._?(?:prepare|validate|extend|parse|from_|as_|get_(?:tool_calls|prompt|messages|model_name))"
+        ),
+        beginnings=re.compile(r"\._?a?stream"),
+        agent_in_name=_METHOD_OF_AGENT,
+    ),
+    "opentelemetry.instrumentation.llamaindex": Dialect(wraps_itself=True),
+    # OpenInference for DSPy: its spans are around the cache that DSPy asks first.
+    "openinference.instrumentation.dspy": Dialect(hollow=True, wraps_itself=True),
     # Google ADK 1.14.1: no operation name; thoughts and cached tokens only inside the JSON of the response. ADK 2.13
     # keeps the names and says the operation as well.
     "gcp.vertex.agent": Dialect(
@@ -217,9 +310,13 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     ),
     # Gemini CLI 0.61 takes candidatesTokenCount for the output; thoughts and cached tokens are only in its logs.
     "gemini-cli": Dialect(),
-    # Codex CLI 0.169: usage on `handle_responses`, without operation or model.
-    # The model stands on the turn's span above.
-    "codex_exec": Dialect(keys={"model": ("model",)}),
+    # Genkit 1.42 (JavaScript): the usage in the JSON of what an action returned, the model's name the action's.
+    "genkit-tracer": Dialect(
+        aggregates_count=False,
+        model_has_provider=True,
+        texts=("genkit:output",),
+        keys={"model": ("genkit:name",)},
+    ),
     # Microsoft Agent Framework 1.23 hands the previous response's id to the Responses API and calls it conversation.
     "agent_framework": Dialect(names_threads=False),
     # Strands 1.62: the agent object keeps adding, so the second turn's span holds the first turn too.
@@ -243,6 +340,27 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     # pydantic-ai 2.68: a FallbackModel's failed attempts are spans of their own, without an operation.
     "pydantic-ai": Dialect(failed_names=(("model request attempt", CALL),)),
 }
+
+FAMILIES: Final[tuple[tuple[str, Dialect], ...]] = (
+    # Codex CLI 0.169: usage on `handle_responses`, without operation or model. The model stands on the turn's span
+    # above, the thread on `run_turn`, `codex.sampling` (`conversation.id`) and `session_loop` (`thread_id`);
+    # `thread.id` is an operating system's thread nearly everywhere. The scope is the program's: `codex_exec`,
+    # `codex-app-server` (the TUI).
+    ("codex", Dialect(provider="openai", keys={"model": ("model",), "thread": ("conversation.id", "thread_id")})),
+    # OpenInference names spans of agents after a method where the framework has no name for them.
+    ("openinference.instrumentation.", Dialect(agent_in_name=_METHOD_OF_AGENT)),
+)
+"""Dialects of the scopes that begin with a text and are in no line of their own."""
+
+JAVASCRIPT: Final = ("@arizeai/openinference-instrumentation-", "openinference.instrumentation.")
+"""How OpenInference's scopes begin in JavaScript, and those of the same instrumentation in Python."""
+
+SUBAGENT: Final = re.compile(r"agent[:.](?:.*[:.])?([^:.]+)")
+"""Who asked, in Claude Code: `agent:builtin:general-purpose`, `agent.custom.reviewer`; `sdk` is the lead agent."""
+
+ASKS: Final = re.compile(r'"(?:model|input|prompt|instructions|messages|conversation|previous_response_id)"\s*:')
+"""A request that asks for an answer has one of these."""
+ANSWER_ID: Final = re.compile(r'\s*\{\s*"id"\s*:\s*"([^"\\]{1,256})"')
 
 # --- usage inside text ----------------------------------------------------------------------------------------------
 
@@ -268,6 +386,11 @@ TEXT_FIELDS: Final[Mapping[str, str]] = {
     "reasoning": "reasoning",  # LangChain
     "thoughts_token_count": "reasoning",
     "thoughtsTokenCount": "reasoning",
+    "inputTokens": "input",  # Genkit
+    "outputTokens": "output",
+    "cachedContentTokens": "cache_read",
+    "thoughtsTokens": "reasoning",
+    "totalTokens": "total",
 }
 """Names of counts inside a provider's own usage object."""
 
@@ -285,6 +408,8 @@ PROVIDERS: Final[Mapping[str, str]] = {
     "azure": "azure.ai.openai",
     "gemini": "gcp.gemini",
     "gcp.gen_ai": "gcp.gemini",
+    "googleai": "gcp.gemini",  # Genkit
+    "vertexai": "gcp.vertex_ai",
     "google.generative-ai": "gcp.gemini",  # Vercel AI SDK
     "google.vertex": "gcp.vertex_ai",
     "vertex_ai": "gcp.vertex_ai",
@@ -316,4 +441,6 @@ FRAMEWORKS: Final = frozenset(
 
 AFTER_THE_FACT: Final = frozenset(scope for scope, dialect in DIALECTS.items() if dialect.after_the_fact)
 OWN_IDS: Final = frozenset(scope for scope, dialect in DIALECTS.items() if dialect.own_ids)
+WRAPS_ITSELF: Final = frozenset(scope for scope, dialect in DIALECTS.items() if dialect.wraps_itself)
+HOLLOW: Final = frozenset(scope for scope, dialect in DIALECTS.items() if dialect.hollow)
 STREAM_LOGS: Final = frozenset(scope for scope, dialect in DIALECTS.items() if dialect.stream_log)

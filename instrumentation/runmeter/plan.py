@@ -7,11 +7,24 @@ what it need not, is remembered by scope and keys (a `Shape`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final
 
 from runmeter import semconv
-from runmeter.dialects import DEFAULT, DIALECTS, KINDS, PLAIN, WEAK, Dialect, Role
+from runmeter.dialects import (
+    CALL,
+    DEFAULT,
+    DIALECTS,
+    FAMILIES,
+    JAVASCRIPT,
+    KINDS,
+    NO_CALLS,
+    PLAIN,
+    WEAK,
+    Dialect,
+    Role,
+)
 
 USUAL: Final[Mapping[str, tuple[str, ...]]] = {
     "input": semconv.INPUT,
@@ -31,6 +44,8 @@ USUAL: Final[Mapping[str, tuple[str, ...]]] = {
 SELDOM: Final[Mapping[str, tuple[str, ...]]] = {
     "caller": (semconv.CALLER,),
     "cost": semconv.COST,
+    "amount": semconv.COST_AMOUNT,
+    "currency": semconv.COST_CURRENCY,
     "messages": (semconv.MESSAGES,),
     "retries": semconv.RETRIES,
     "run_root": (semconv.RUN_ROOT,),
@@ -39,6 +54,7 @@ SELDOM: Final[Mapping[str, tuple[str, ...]]] = {
     "user": semconv.USER,
     "attempt": (),
     "subagent": (),
+    "asked_by": (),
     "span_type": (),
 }
 """Fields that most calls have not."""
@@ -46,7 +62,7 @@ _KINDS: Final[Mapping[str, tuple[str, ...]]] = {f"kind{index}": (key,) for index
 _DETAILS: Final = frozenset(
     {
         *("cache_read", "cache_write", "reasoning", "response_id", "model", "provider", "source_id"),
-        *("cost", "messages", "retries", "run_status", "stop_reason", "span_type"),
+        *("cost", "amount", "currency", "messages", "retries", "run_status", "stop_reason", "span_type"),
     }
 )
 """Fields that say more about a call, and never that there is one."""
@@ -62,12 +78,13 @@ _SHAPE_KEYS: Final = 64
 class Shape:
     """How to read the spans of one scope that have one set of keys."""
 
-    __slots__ = ("_asked", "_order", "_rivals", "kinds", "seldom_keys")
+    __slots__ = ("_asked", "_order", "_rivals", "input_keys", "kinds", "seldom_keys")
 
     def __init__(self, keys: Mapping[str, Sequence[str]]) -> None:
         """`keys`: those present of each field, the preferred one first."""
         self.kinds = tuple((keys[name][0], table) for name, (_, table) in zip(_KINDS, KINDS, strict=True) if keys[name])
         """(key, what its values mean) of the keys that say what the span is, in the order of belief."""
+        self.input_keys = tuple(keys["input"])
         self.seldom_keys = tuple((name, tuple(keys[name])) for name in SELDOM if keys[name])
         usual = [keys[name] for name in USUAL]
         self._rivals = tuple((place, names) for place, names in enumerate(usual) if len(names) > 1)
@@ -83,6 +100,10 @@ class Shape:
             if found[place] in EMPTY:
                 found = (*found[:place], first(attributes, names), *found[place + 1 :])
         return found
+
+    def input_key(self, attributes: Mapping[str, Any]) -> str | None:
+        """The key that says the input."""
+        return next((key for key in self.input_keys if attributes[key] not in EMPTY), None)
 
     def seldom(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """What is said of `SELDOM`."""
@@ -108,7 +129,7 @@ class Plan:
         """A span may be a call there though no attribute says so."""
         self._fields: dict[str, tuple[str, int]] = {}
         for name, own in {**USUAL, **SELDOM, **_KINDS}.items():
-            for rank, key in enumerate((*own, *dialect.keys.get(name, ()))):
+            for rank, key in enumerate((*dialect.first.get(name, ()), *own, *dialect.keys.get(name, ()))):
                 self._fields.setdefault(key, (name, rank))
         if dialect.stream_log:
             self._fields["logfire.span_type"] = ("span_type", 0)
@@ -134,11 +155,23 @@ class Plan:
 
     def role(self, shape: Shape, usual: Sequence[Any], attributes: Mapping[str, Any], name: str, failed: bool) -> Role:
         """What a span is: by its own word, by its name, or by having usage."""
-        for key, table in shape.kinds:
-            said = attributes[key]
-            if type(said) is str and said in table:
-                return table[said]
-        if self.by_name:
+        kinds = shape.kinds
+        unheard = False
+        if kinds:
+            if len(kinds) > 1 and attributes.get(semconv.OPERATION_NAME) in NO_CALLS:
+                return PLAIN
+            for key, table in kinds:
+                said = attributes[key]
+                if type(said) is str:
+                    role = table.get(said)
+                    if role is not None:
+                        return role if role is not CALL or self._calls(usual, name) else PLAIN
+                    if said and key == semconv.OPERATION_NAME:
+                        unheard = said not in NO_CALLS
+                        if not unheard:
+                            return PLAIN
+                        break
+        if self.by_name and not unheard:
             for start, role in self.dialect.names:
                 if name.startswith(start):
                     return role
@@ -147,6 +180,10 @@ class Plan:
                     if name.startswith(start):
                         return role
         return PLAIN if usual[0] in EMPTY and usual[1] in EMPTY else WEAK
+
+    def _calls(self, usual: Sequence[Any], name: str) -> bool:
+        no_calls = self.dialect.no_calls
+        return no_calls is None or not no_calls.search(name) or not (usual[0] in EMPTY and usual[1] in EMPTY)
 
     def _shape(self, attributes: Mapping[str, Any]) -> Shape:
         keys: dict[str, list[tuple[int, str]]] = {name: [] for name in (*USUAL, *SELDOM, *_KINDS)}
@@ -158,11 +195,24 @@ class Plan:
 
 _DEFAULT: Final = Plan(DEFAULT)
 _PLANS: Final = {scope: Plan(dialect) for scope, dialect in DIALECTS.items()}
+_FAMILIES: Final = tuple((family, Plan(dialect)) for family, dialect in FAMILIES)
 
 
 def plan_of(scope: str) -> Plan:
     """How to read the spans of this instrumentation scope."""
-    return _PLANS.get(scope, _DEFAULT)
+    plan = _PLANS.get(scope)
+    return plan if plan is not None else _relative(scope)
+
+
+@lru_cache(maxsize=1024)
+def _relative(scope: str) -> Plan:
+    """Of a scope that is in no line of its own: JavaScript's name of one that is, or a family's."""
+    javascript, python = JAVASCRIPT
+    if scope.startswith(javascript):
+        scope = python + scope.removeprefix(javascript).replace("-", "_")
+        if scope in _PLANS:
+            return _PLANS[scope]
+    return next((plan for family, plan in _FAMILIES if scope.startswith(family)), _DEFAULT)
 
 
 def is_plain(scope: str, attributes: Mapping[str, Any] | None, *, below_a_run: bool = False) -> bool:
@@ -171,7 +221,7 @@ def is_plain(scope: str, attributes: Mapping[str, Any] | None, *, below_a_run: b
     Pass the plainest mapping at hand: a `dict` answers in C. With `below_a_run` the run id, thread and user that door 1
     stamps on every span of an explicit run do not count as news.
     """
-    plan = _PLANS.get(scope, _DEFAULT)
+    plan = plan_of(scope)
     if plan.by_name:
         return False
     if not attributes:

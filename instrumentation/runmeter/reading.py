@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final, NamedTuple
 
-from runmeter.dialects import PLAIN
+from runmeter.dialects import PLAIN, WHOLE
 from runmeter.usage import Usage
 
 
@@ -53,6 +53,8 @@ class Reading(NamedTuple):
     """Usage on this agent or aggregate may count where no call is known below it."""
     rejected: tuple[str, ...] = ()
     """Why something on the span was not taken: `negative`, `too_large`, `malformed`, `unreadable`."""
+    tells: int = WHOLE
+    """What of a call the span tells: `WHOLE`, `REREAD` or `BEGINNING`."""
 
     @property
     def key(self) -> tuple[int, int]:

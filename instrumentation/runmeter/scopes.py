@@ -6,7 +6,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import Final
 
-from runmeter.dialects import DIALECTS
+from runmeter.dialects import DIALECTS, FAMILIES
 
 SEEN: Final = "seen"
 """A span that speaks of model calls, agents or tools, or that should: told when it ends."""
@@ -23,6 +23,10 @@ Fates = Counter[tuple[str, str]]
 
 _GENAI: Final = frozenset({"ai", "gen_ai", "github.copilot", *DIALECTS})
 _GENAI_BEGINS: Final = (
+    "@arizeai/openinference",
+    "@mastra/",
+    "@traceloop/",
+    *(family for family, _ in FAMILIES),
     "com.anthropic.",
     "langsmith",
     "openinference.",

@@ -56,6 +56,7 @@ INPUT: Final = (
     "llm.usage.prompt_tokens",
     "ai.usage.inputTokens",  # Vercel AI SDK, spans of v4 to 6
     "ai.usage.promptTokens",
+    "ai.usage.tokens",  # Vercel AI SDK, embeddings
 )
 OUTPUT: Final = (
     OUTPUT_TOKENS,
@@ -68,6 +69,7 @@ OUTPUT: Final = (
 CACHE_READ: Final = (
     CACHE_READ_TOKENS,
     "gen_ai.usage.cache_read_input_tokens",
+    "gen_ai.usage.cached_input_tokens",  # Mastra 0
     "llm.token_count.prompt_details.cache_read",
     "ai.usage.inputTokenDetails.cacheReadTokens",
     "ai.usage.cachedInputTokens",
@@ -98,6 +100,7 @@ MODEL: Final = (
     "ai.response.model",
     REQUEST_MODEL,
     "ai.model.id",
+    "embedding.model_name",  # OpenInference
 )
 PROVIDER: Final = (
     PROVIDER_NAME,
@@ -115,8 +118,21 @@ THREAD: Final = (
     "langsmith.metadata.thread_id",
     "langsmith.metadata.session_id",
     "gcp.vertex.agent.session_id",  # Google ADK 1
+    "ai.telemetry.metadata.threadId",  # Vercel AI SDK: whatever the application calls it
+    "ai.telemetry.metadata.sessionId",
+    "mastra.metadata.threadId",
+    "mastra.metadata.sessionId",
+    "genkit:sessionId",
 )
-USER: Final = (USER_ID, "enduser.id", "langsmith.metadata.user_id", "traceloop.association.properties.user_id")
+USER: Final = (
+    USER_ID,
+    "enduser.id",
+    "langsmith.metadata.user_id",
+    "traceloop.association.properties.user_id",
+    "ai.telemetry.metadata.userId",
+    "mastra.metadata.userId",
+    "mastra.metadata.resourceId",  # Mastra's own word for whom a thread belongs to
+)
 AGENT_NAMES: Final = (
     AGENT,
     AGENT_NAME,
@@ -133,6 +149,9 @@ COST: Final = (
     "llm.cost.total",  # OpenInference
     "github.copilot.cost",
 )
+COST_AMOUNT: Final = ("gen_ai.usage.cost.amount",)
+"""Current conventions: an amount of `COST_CURRENCY`, which says what it is an amount of."""
+COST_CURRENCY: Final = ("gen_ai.usage.cost.currency",)
 RETRIES: Final = ("http.request.resend_count",)  # Anthropic SDK 2.12: retries inside the client leave no other trace
 
 # --- what a span says it is -----------------------------------------------------------------------------------------
@@ -142,4 +161,5 @@ TRACELOOP_KIND: Final = "traceloop.span.kind"
 LANGSMITH_KIND: Final = "langsmith.span.kind"
 CLAUDE_CODE_KIND: Final = "span.type"
 VERCEL_OPERATION: Final = "ai.operationId"
+GENKIT_KIND: Final = "genkit:metadata:subtype"
 LLM_REQUEST_TYPE: Final = "llm.request.type"  # OpenLLMetry until 0.4x, LiteLLM

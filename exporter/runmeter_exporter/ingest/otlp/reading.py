@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from runmeter import semconv
-from runmeter.call import ID_LIMIT, Reading, clean, is_plain, read
+from runmeter import clean, semconv
+from runmeter.call import Reading, is_plain, read
 from runmeter.spans import EndedSpan
 
 
@@ -23,5 +23,5 @@ def reading_of(span: EndedSpan) -> Reading:
         scope=span.scope,
         started_at=span.started_at,
         ended_at=span.ended_at,
-        run_id=(clean(run_id, ID_LIMIT).strip() or None) if isinstance(run_id, str) else None,
+        run_id=clean.identifier(run_id),
     )
