@@ -12,7 +12,7 @@ from itertools import repeat
 from typing import Any, Final
 
 from runmeter import clean, semconv
-from runmeter.clean import ID_LIMIT, LABEL_LIMIT
+from runmeter.clean import ID_LIMIT, LABEL_LIMIT, count
 from runmeter.dialects import (
     AGENT,
     AGGREGATE,
@@ -92,15 +92,15 @@ def _read(span: EndedSpan) -> Reading:
                     started_at = _stream_began(attributes, started_at)
             if name == RAW_NAME:
                 scope += RAW_SUFFIX
-            if dialect.answer_key is not None and response_id is None:
-                response_id, tells = _answer(dialect, name, attributes)
-                if tells == REREAD and usage is None:
-                    role = PLAIN
-            elif dialect.beginnings is not None and dialect.beginnings.search(name):
-                tells = BEGINNING
-            if provider is None:
-                provider = dialect.provider
-    if dialect.model_has_provider:
+            if plan.peculiar:
+                provider = provider or dialect.provider
+                if dialect.answer_key is not None and response_id is None:
+                    response_id, tells = _answer(dialect, name, attributes)
+                    if tells == REREAD and usage is None:
+                        role = PLAIN
+                elif dialect.beginnings is not None and dialect.beginnings.search(name):
+                    tells = BEGINNING
+    if plan.peculiar and dialect.model_has_provider:
         provider, model = _split(model) if role is CALL else (None, None)
     if role is not CALL and role is not WEAK:
         provider = None
@@ -255,8 +255,9 @@ def _usage(
     rejected: list[str],
 ) -> tuple[Usage | None, str | None, str | None]:
     """The inclusive counts, and the model and response id where only a raw answer has them."""
-    given_input, given_output, cache_read, cache_write, reasoning = map(clean.count, usual[:5], repeat(rejected))
-    excludes_cache = bool(dialect.exclusive_input) and shape.input_key(attributes) in dialect.exclusive_input
+    given_input, given_output, cache_read, cache_write, reasoning = map(count, usual[:5], repeat(rejected))
+    exclusive = dialect.exclusive_input
+    excludes_cache = bool(exclusive and shape.input_key(attributes) in exclusive)
     excludes_reasoning = False
     model = response_id = None
     if dialect.texts:
@@ -303,10 +304,10 @@ def _counts_in(texts: list[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in texts:
         for word, digits in TEXT_COUNT.findall(text[-_TEXT_LIMIT:]):
-            count = int(digits)
-            if count <= COUNT_LIMIT:
-                found.setdefault(TEXT_FIELDS[word], count)
-                found.setdefault(word, count)
+            number = int(digits)
+            if number <= COUNT_LIMIT:
+                found.setdefault(TEXT_FIELDS[word], number)
+                found.setdefault(word, number)
     return found
 
 

@@ -7,7 +7,6 @@ what it need not, is remembered by scope and keys (a `Shape`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final
 
@@ -127,6 +126,10 @@ class Plan:
         self.dialect = dialect
         self.by_name = bool(dialect.names or dialect.failed_names)
         """A span may be a call there though no attribute says so."""
+        self.peculiar = bool(
+            dialect.answer_key or dialect.beginnings or dialect.provider or dialect.model_has_provider
+        )
+        """There is more to its calls than their attributes say."""
         self._fields: dict[str, tuple[str, int]] = {}
         for name, own in {**USUAL, **SELDOM, **_KINDS}.items():
             for rank, key in enumerate((*dialect.first.get(name, ()), *own, *dialect.keys.get(name, ()))):
@@ -195,16 +198,24 @@ class Plan:
 
 _DEFAULT: Final = Plan(DEFAULT)
 _PLANS: Final = {scope: Plan(dialect) for scope, dialect in DIALECTS.items()}
+_met: dict[str, Plan] = {}
+_MOST_MET: Final = 1024
 _FAMILIES: Final = tuple((family, Plan(dialect)) for family, dialect in FAMILIES)
 
 
 def plan_of(scope: str) -> Plan:
     """How to read the spans of this instrumentation scope."""
-    plan = _PLANS.get(scope)
-    return plan if plan is not None else _relative(scope)
+    return _met.get(scope) or _meet(scope)
 
 
-@lru_cache(maxsize=1024)
+def _meet(scope: str) -> Plan:
+    """Of a scope not met before."""
+    if len(_met) >= _MOST_MET:
+        _met.clear()
+    plan = _met[scope] = _PLANS.get(scope) or _relative(scope)
+    return plan
+
+
 def _relative(scope: str) -> Plan:
     """Of a scope that is in no line of its own: JavaScript's name of one that is, or a family's."""
     javascript, python = JAVASCRIPT
@@ -221,7 +232,7 @@ def is_plain(scope: str, attributes: Mapping[str, Any] | None, *, below_a_run: b
     Pass the plainest mapping at hand: a `dict` answers in C. With `below_a_run` the run id, thread and user that door 1
     stamps on every span of an explicit run do not count as news.
     """
-    plan = plan_of(scope)
+    plan = _met.get(scope) or _meet(scope)
     if plan.by_name:
         return False
     if not attributes:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from runmeter import semconv
 from runmeter.call import Reading
-from runmeter.dialects import AFTER_THE_FACT, CALL, OWN_IDS, RAW_SUFFIX, WEAK
+from runmeter.dialects import AFTER_THE_FACT, BEGINNING, CALL, OWN_IDS, RAW_SUFFIX, REREAD, WEAK, WRAPS_ITSELF
 from runmeter.usage import Usage
 
 SLACK: Final = 3_000_000
@@ -40,10 +40,16 @@ def same_id(one: Reading, other: Reading) -> bool:
     """Two spans with an equal response id speak of one call, if they overlap in time and do not contradict each other.
 
     Ids are not unique everywhere: Ollama draws `chatcmpl-` and a number under 1,000, and stand-ins for a provider
-    answer with one id for ever. No instrumentation writes two spans of one id for one call: those are two calls.
+    answer with one id for ever. No instrumentation writes two spans of one id for one call: those are two calls. But
+    an answer that is read again is the call that gave it, and two spans that begin in the same nanosecond are the two
+    that OpenLLMetry 0.62 makes of a response in the background.
     """
+    if one.tells == REREAD or other.tells == REREAD:
+        return agree(one.usage, other.usage)
     if one.scope == other.scope:
-        return one.scope == semconv.SCOPE  # record_usage(call_id=…): the caller promises that an id is a call
+        if one.scope == semconv.SCOPE:
+            return True  # record_usage(call_id=…): the caller promises that an id is a call
+        return one.started_at == other.started_at and agree(one.usage, other.usage)
     gap = max(one.started_at, other.started_at) - min(one.ended_at, other.ended_at)
     return gap <= SLACK and agree(one.usage, other.usage)
 
@@ -75,6 +81,8 @@ def alike(one: Reading, other: Reading) -> Likeness | None:
         if settles(one, other):
             return BY_LOG, abs(one.started_at - other.ended_at)
         return (BY_LOG, abs(other.started_at - one.ended_at)) if settles(other, one) else None
+    if begins(one, other) or begins(other, one):
+        return (BLANK if one.usage is None or other.usage is None else BY_USAGE), abs(one.started_at - other.started_at)
     if (one.usage is None) != (other.usage is None):
         return (BLANK, abs(one.started_at - other.started_at)) if blank(one, other) or blank(other, one) else None
     kind = BY_USAGE
@@ -125,7 +133,7 @@ def nested(inner: Reading, outer: Reading) -> int:
 
     A failed attempt under a call that succeeded is an attempt of its own.
     """
-    if inner.scope == outer.scope:
+    if inner.scope == outer.scope and inner.scope not in WRAPS_ITSELF:
         return 0
     if inner.usage is not None and outer.usage is not None:
         if inner.response_id != outer.response_id and inner.response_id and outer.response_id:
@@ -165,6 +173,16 @@ def blank(told: Reading, client: Reading) -> bool:
         and client.response_id is None
         and not client.failed
         and told.started_at - SLACK <= client.started_at <= told.ended_at + SLACK
+    )
+
+
+def begins(stream: Reading, client: Reading) -> bool:
+    """`stream` ended when it returned the stream of the call that `client` tells of, which began when it was read."""
+    return (
+        stream.tells == BEGINNING
+        and client.tells != BEGINNING
+        and stream.started_at - SLACK <= client.started_at <= stream.ended_at + STREAM_SLACK
+        and agree(stream.usage, client.usage)
     )
 
 
