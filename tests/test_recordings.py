@@ -27,6 +27,7 @@ HIDDEN_RETRY_TOO = "reasoning tokens are not written, and a retry inside the lib
 NO_CALLS = "emits workflow, agent and tool spans only; model calls need the client's instrumentation beside it"
 ABANDONED = "the client closed the stream before the usage chunk; no instrumentation ever had it"
 LOGS_ONLY = "thoughts and cached tokens are only in the logs"
+NEVER_READ = "the spans of a response in the background end before it is complete, and no span has its usage"
 NO_THREAD = "no span names the conversation"
 
 MAIN = ("calls", "input", "output")
@@ -40,6 +41,8 @@ CANNOT: Mapping[str, tuple[str, str]] = {
             (
                 "claude-code-2.1.197/cc_error_then_retry",
                 "claude-code-2.1.197/cc_tool_loop",
+                "claude-code-2.1.331/readme_command",
+                "claude-code-2.1.331/subagent",
                 "openlit-clients-1.45.0/anthropic_stream_helper",
                 "openlit-clients-1.45.0/openai_chat_single",
                 "openlit-langchain-1.45.0/langchain_chain_lcel",
@@ -83,6 +86,7 @@ CANNOT: Mapping[str, tuple[str, str]] = {
             (
                 "gemini-cli-0.61.0/gcli_error_then_retry",
                 "gemini-cli-0.61.0/gcli_tool_loop",
+                "gemini-cli-0.61.0/resume_and_tools",
             ),
         ),
         (
@@ -92,6 +96,11 @@ CANNOT: Mapping[str, tuple[str, str]] = {
                 "logfire-clients-5.2.0/openai_stream_abandoned",
                 "opentelemetry-instrumentation-openai-v2-2.4b0/openai_stream_abandoned",
             ),
+        ),
+        (
+            "input, output, cached, reasoning, without usage",
+            NEVER_READ,
+            ("openai-3.3.0+ollm-openai/openai_background",),
         ),
         (
             "cached, reasoning",

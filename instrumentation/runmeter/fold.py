@@ -9,7 +9,7 @@ from collections import deque
 
 from runmeter.call import Reading
 from runmeter.counting.lookalikes import Lookalikes
-from runmeter.counting.same_call import RunFacts, keeper, may_share
+from runmeter.counting.same_call import RunFacts, keeper, may_repeat, may_share
 from runmeter.dialects import AGENT, AGGREGATE, PLAIN, STREAM_LOGS, TOOL
 from runmeter.open_spans import OpenSpan, Trace
 from runmeter.runs import Runs, RunState
@@ -200,9 +200,9 @@ class Fold:
         """The run that keeps this call: its own, or that of its twin; a twin may come over from its run."""
         run_id = run.info.run_id
         if len(self._scopes) < 2:
-            # With one instrumentation there are no twins, but for its own logs: remember, and look nowhere.
+            # With one instrumentation there are few twins: logs, answers read again. Remember, and look nowhere.
             self._scopes.add(reading.scope)
-            if len(self._scopes) < 2 and not reading.stream_log:
+            if len(self._scopes) < 2 and not may_repeat(reading):
                 self._recent.append((run_id, reading))
                 return run
             self._scopes.update((reading.scope, ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runmeter.call import Reading
 from runmeter.counting.pairs import Group
 from runmeter.counting.same_call import nested
 from runmeter.counting.tree import (
@@ -15,7 +16,7 @@ from runmeter.counting.tree import (
     is_aggregate,
 )
 from runmeter.counting.units import Units, overshadowed
-from runmeter.dialects import CALL, PLAIN, WEAK
+from runmeter.dialects import CALL, PLAIN, REREAD, WEAK
 
 
 def belongs(node: Node, units: Units) -> bool:
@@ -43,3 +44,13 @@ def belongs(node: Node, units: Units) -> bool:
         if call.reading is not None and node.role == CALL and nested(call.reading, reading):
             return True
     return units.has_twin(node, reading)
+
+
+def answers_late(reading: Reading, units: Units) -> bool:
+    """It reads the answer to a call that counted without usage: a response in the background, which is asked for again
+    until it is there, often when its run is long over. Its usage is added; calls and messages are what they were."""
+    if reading.tells != REREAD or reading.usage is None:
+        return False
+    groups = [node.group for node in units.ids.same(reading)]
+    counted = [group.counted for group in groups if isinstance(group, Group) and group.counted is not None]
+    return bool(counted) and all(call.usage.calls_without_usage for call in counted)

@@ -186,6 +186,15 @@ def begins(stream: Reading, client: Reading) -> bool:
     )
 
 
+def may_repeat(reading: Reading) -> bool:
+    """It may tell of a call that a span of the same instrumentation tells of in another trace."""
+    return (
+        reading.stream_log
+        or reading.tells == REREAD
+        or (reading.usage is None and reading.response_id is not None and not reading.failed)
+    )
+
+
 def twin_keys(reading: Reading) -> tuple[str, ...]:
     """Under which keys twins of this reading are found, at most two: equal text for spans that might be the same call.
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from runmeter.call import Reading
 from runmeter.counting.facts import Facts
-from runmeter.counting.late import belongs
+from runmeter.counting.late import answers_late, belongs
 from runmeter.counting.pairs import Group
 from runmeter.counting.tree import (
     COUNTS,
@@ -308,6 +308,11 @@ class Settler:
         late = bool(bits) and belongs(node, self._units)
         if bits | node.below:
             self._tree.mark(node, bits | node.below)
+        if late and answers_late(reading, self._units):
+            # The call counted without usage, and here it is.
+            touched: dict[Group, None] = {self._units.begin(node): None}
+            self._units.join_by_id(node, reading, touched)
+            return self._units.settle(touched)
         if late:
             self._verdict.put_aside(node, LATE)
         if late or not bits:
