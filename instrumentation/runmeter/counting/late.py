@@ -23,6 +23,8 @@ def belongs(node: Node, units: Units) -> bool:
     """Counting this span would take back or repeat something that is counted."""
     reading = node.reading
     assert reading is not None
+    if units.is_hollow(reading):
+        return True
     for above in ancestors(node):
         if isinstance(above.group, Group) and above.group.counted and (above.role == WEAK or is_aggregate(above)):
             return True

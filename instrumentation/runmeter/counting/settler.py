@@ -186,6 +186,7 @@ class Settler:
             or reading is None
             or not isinstance(group, Group)
             or group.mates
+            or self._units.has_hollow
             or len(group.members) > 1
             or call_above(gone)
         ):
@@ -287,7 +288,7 @@ class Settler:
             if role in (CALL, WEAK):
                 reading = node.reading
                 assert reading is not None
-                units.scopes.add(reading.scope)
+                units.meet(reading.scope, touched)
                 if reading.response_id is not None:
                     units.join_by_id(node, reading, touched)
         bits |= node.below

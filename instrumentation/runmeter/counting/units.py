@@ -2,6 +2,7 @@
 
 - calls count, each group once;
 - a span that has usage and does not say what it is (weak) counts only where no call is above or below it;
+- a call of an instrumentation that never says usage (hollow) counts only where no other one tells of calls;
 - usage on agents, chains and workflows counts only where no call below is known, the outermost of them once.
 """
 
@@ -17,7 +18,7 @@ from runmeter.counting.pairs import Group, Pairs
 from runmeter.counting.same_call import INNER, OUTER, SAME, nested
 from runmeter.counting.tree import COUNTS, Key, Node, ancestors, is_aggregate
 from runmeter.counting.verdict import AGGREGATED, NO_USAGE, REPEAT, Verdict
-from runmeter.dialects import CALL, PLAIN, WEAK
+from runmeter.dialects import CALL, HOLLOW, PLAIN, WEAK
 from runmeter.spans import Call, Change
 
 _new: Final[Any] = tuple.__new__
@@ -43,6 +44,24 @@ class Units:
     def paired(self) -> bool:
         """Groups may be one call though nothing links them: more than one instrumentation made calls here."""
         return self._paired
+
+    @property
+    def has_hollow(self) -> bool:
+        """Which calls count here depends on the other instrumentations that tell of calls."""
+        return not self.scopes.isdisjoint(HOLLOW)
+
+    def is_hollow(self, reading: Reading | None) -> bool:
+        """It is around a call, or around none (an answer from a cache): whoever else tells of calls here would say."""
+        if reading is None or reading.usage is not None or reading.scope not in HOLLOW:
+            return False
+        return not self.scopes.issubset(HOLLOW)
+
+    def meet(self, scope: str, touched: dict[Group, None]) -> None:
+        """An instrumentation made a call here."""
+        hollow = self.has_hollow and self.scopes.issubset(HOLLOW)
+        self.scopes.add(scope)
+        if hollow and scope not in HOLLOW:
+            touched.update(dict.fromkeys(self.groups.values()))
 
     def begin(self, node: Node) -> Group:
         """A span with something to count is a group of its own."""
@@ -104,6 +123,8 @@ class Units:
             for member in group.members:
                 if member.role == WEAK:
                     member.shadowed = overshadowed(member)
+                elif member.shadowed is None and self.is_hollow(member.reading):
+                    member.shadowed = NO_USAGE
             calls.append(group)
         if not self._paired and calls:
             self._begin_pairing(calls)
