@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runmeter import semconv
 from runmeter.call import ID_LIMIT, LABEL_LIMIT, Reading, Role, is_plain, read
 from runmeter.counting.settler import Settler
-from runmeter.dialects import DIALECTS
+from runmeter.dialects import BEGINNING, DIALECTS, REREAD, WHOLE
 from runmeter.spans import EndedSpan
 from runmeter.usage import COUNT_LIMIT, Usage
 
@@ -348,3 +348,176 @@ def test_a_ledger_of_another_version_is_refused() -> None:
     """A packed reading says its version, and another one is an error with both versions in it."""
     with pytest.raises(ValueError, match="version 99; this runmeter reads version 1"):
         Reading.unpack("[99,1,2,null,0]")
+
+
+# --- what one library means -----------------------------------------------------------------------------------------
+
+CLAUDE = "com.anthropic.claude_code.tracing"
+
+
+def test_a_habit_corrects_only_the_attribute_that_has_it() -> None:
+    """Claude Code's own keys leave the cache out and the conventions' beside them do not; either alone is right too."""
+    bare = {"span.type": "llm_request", "input_tokens": 746, "output_tokens": 107}
+    bare |= {"cache_read_tokens": 65, "cache_creation_tokens": 200}
+    current = chat(input=1011, output=107, cache_read=65, cache_write=200)
+    for attributes in (bare, current, bare | current, bare | chat(input=""), current | {"cache_read_tokens": 65}):
+        assert read(span(attributes, scope=CLAUDE)).usage == Usage(1011, 107, 65, 200)
+    openlit = current | {semconv.INPUT_TOKENS: 746}
+    for scope in ("openlit.instrumentation.anthropic", "@traceloop/instrumentation-anthropic"):
+        assert read(span(openlit, scope=scope)).usage == Usage(1011, 107, 65, 200)
+        older = {semconv.OPERATION_NAME: "chat", "gen_ai.usage.prompt_tokens": 1011, semconv.OUTPUT_TOKENS: 1}
+        assert read(span(older | {semconv.CACHE_READ_TOKENS: 65}, scope=scope)).usage == Usage(1011, 1, 65)
+    said = '{"usage_metadata":{"candidates_token_count":94,"thoughts_token_count":13}}'
+    adk = {semconv.INPUT_TOKENS: 10, semconv.OUTPUT_TOKENS: 94, "gcp.vertex.agent.llm_response": said}
+    for inclusive in (94, 107):
+        reading = read(span(adk | {semconv.OUTPUT_TOKENS: inclusive}, scope="gcp.vertex.agent", name="call_llm"))
+        assert reading.usage == Usage(10, 107, 0, 0, 13)
+
+
+def test_a_subagent_of_claude_code_is_named_by_its_type() -> None:
+    """Not by an id that is another one every time; and its conversation is the session's."""
+    called = chat(input=1) | {"span.type": "llm_request", "session.id": "s", semconv.CONVERSATION_ID: "a0c32f5f"}
+    for asked_by, caller in (
+        ({"query_source": "agent:builtin:general-purpose"}, "subagent:general-purpose"),
+        ({"query_source_safe": "agent.builtin.general-purpose", "agent_id": "a0c3"}, "subagent:general-purpose"),
+        ({"query_source": "agent:custom:reviewer"}, "subagent:reviewer"),
+        ({"agent_id": "a0c32f5f"}, "subagent:agent"),
+        ({"agent_id": "a0c32f5f", "agent.name": "Explore"}, "subagent:Explore"),
+        ({"query_source": "sdk"}, None),
+        ({"query_source": "repl_main_thread"}, None),
+        ({}, None),
+    ):
+        reading = read(span(called | asked_by, scope=CLAUDE))
+        assert (reading.caller, reading.thread_id) == (caller, "s")
+
+
+def test_an_operation_that_nobody_knows_is_weak() -> None:
+    """Whatever else the span says; and an answer read again, or tokens only counted, never are a call."""
+    unheard = chat(input=5) | {semconv.OPERATION_NAME: "search_memory"}
+    assert read(span(unheard)).role == Role.WEAK
+    assert read(span(unheard | {"llm.request.type": "chat"})).role == Role.WEAK
+    assert read(span(unheard, scope="opentelemetry.instrumentation.openai.v1", name="openai.chat")).role == Role.WEAK
+    assert read(span({semconv.OPERATION_NAME: "search_memory", "llm.request.type": "chat"})).role == Role.PLAIN
+    for never in ("fetch_response", "count_tokens"):
+        said = chat(input=5) | {semconv.OPERATION_NAME: never}
+        for more in ({}, {"openinference.span.kind": "LLM"}, {"llm.request.type": "chat"}):
+            reading = read(span(said | more))
+            assert (reading.role, reading.usage) == (Role.PLAIN, None)
+    turn = read(span(chat(input=5) | {semconv.OPERATION_NAME: "handle_conversation_turn"}))
+    assert turn.role == Role.AGGREGATE
+
+
+@pytest.mark.parametrize(
+    ("attributes", "nano"),
+    [
+        ({"gen_ai.usage.cost.amount": 0.5, "gen_ai.usage.cost.currency": "USD"}, 500_000_000),
+        ({"gen_ai.usage.cost.amount": "0.5", "gen_ai.usage.cost.currency": "usd", "operation.cost": 9}, 500_000_000),
+        ({"gen_ai.usage.cost.amount": 0.5, "gen_ai.usage.cost.currency": "EUR"}, None),
+        ({"gen_ai.usage.cost.amount": 0.5}, None),
+        ({"gen_ai.usage.cost.amount": 0.5, "gen_ai.usage.cost.currency": "EUR", "operation.cost": 2}, 2_000_000_000),
+        ({"gen_ai.usage.cost": 0.25}, 250_000_000),
+    ],
+)
+def test_costs_are_dollars(attributes: dict[str, Any], nano: int | None) -> None:
+    """An amount of another currency, or of none, is no dollars."""
+    assert read(span(chat(input=1) | attributes)).cost_nanousd == nano
+
+
+@pytest.mark.parametrize("scope", ["codex_exec", "codex-app-server", "codex_cli_rs", "codex_mcp_server"])
+def test_codex_names_thread_model_and_provider_under_all_of_its_scopes(scope: str) -> None:
+    """The provider is OpenAI; `thread.id` is an operating system's thread."""
+    called = {semconv.INPUT_TOKENS: 1, "thread.id": 3}
+    reading = read(span(called, scope=scope, name="handle_responses"))
+    assert (reading.role, reading.provider, reading.thread_id) == (Role.WEAK, "openai", None)
+    turn = read(span({"thread.id": 3, "model": "gpt-5-mini", "conversation.id": "c"}, scope=scope, name="run_turn"))
+    assert (turn.role, turn.model, turn.thread_id) == (Role.PLAIN, "gpt-5-mini", "c")
+    assert read(span({"thread_id": "c"}, scope=scope, name="session_loop")).thread_id == "c"
+
+
+def test_openinference_is_the_same_in_javascript() -> None:
+    """Its scopes are other names there; agents are named by their node."""
+    agents = ("openinference.instrumentation.openai_agents", "@arizeai/openinference-instrumentation-openai-agents")
+    for scope in agents:
+        workflow = read(span({"openinference.span.kind": "AGENT"}, scope=scope, name="Agent workflow"))
+        assert (workflow.role, workflow.agent) == (Role.AGGREGATE, None)
+        agent = {"openinference.span.kind": "AGENT", "graph.node.id": "weather"}
+        assert read(span(agent, scope=scope, name="weather")).agent == "weather"
+    crew = {"openinference.span.kind": "AGENT"}
+    scope = "openinference.instrumentation.crewai"
+    assert read(span(crew | {"graph.node.id": "Boss"}, scope=scope, name="Boss.execute")).agent == "Boss"
+    for scope in ("openinference.instrumentation.smolagents", "@arizeai/openinference-instrumentation-beeai"):
+        for name, known in (("CodeAgent.run", "CodeAgent"), ("Boss.arun_stream", "Boss"), ("v1.2 agent", "v1.2 agent")):
+            assert read(span(crew, scope=scope, name=name)).agent == known
+    named = {"openinference.span.kind": "AGENT", "agent.name": "boss"}
+    assert read(span(named, scope="openinference.instrumentation.agno", name="boss.run")).agent == "boss"
+
+
+def test_methods_that_call_nobody_are_no_calls() -> None:
+    """LlamaIndex's spans of kind LLM that prepare a request or read an answer; with usage, they are what they say."""
+    scope = "openinference.instrumentation.llama_index"
+    llm = {"openinference.span.kind": "LLM"}
+    for method in ("_prepare_chat_with_tools", "get_tool_calls_from_response", "_validate_chat_with_tools_response"):
+        assert read(span(llm, scope=scope, name=f"OpenAI.{method}")).role == Role.PLAIN
+    for method in ("chat", "predict", "acomplete", "astream_chat", "_get_query_embedding", "predict_and_call"):
+        assert read(span(llm, scope=scope, name=f"OpenAI.{method}")).role == Role.CALL
+    used = llm | {"llm.token_count.prompt": 5}
+    assert read(span(used, scope=scope, name="OpenAI._prepare_chat_with_tools")).role == Role.CALL
+    assert read(span(llm, scope=scope, name="OpenAI.astream_chat")).tells == BEGINNING
+    assert read(span(llm, scope=scope, name="OpenAI.chat")).tells == WHOLE
+
+
+def test_a_response_that_is_read_again_is_known_by_its_request() -> None:
+    """OpenInference's spans of Responses have no id and no method: the answer's JSON has the one, the request's that it
+    asks for nothing."""
+    scope = "openinference.instrumentation.openai"
+    llm = {"openinference.span.kind": "LLM", "output.value": '{"id":"resp_1","usage":null}'}
+    used = {"llm.token_count.prompt": 5}
+    asked = read(span(llm | {"input.value": '{"input": "hi", "model": "m"}'}, scope=scope, name="Response"))
+    assert (asked.role, asked.response_id, asked.tells) == (Role.CALL, "resp_1", WHOLE)
+    pending = read(span(llm | {"input.value": "{}"}, scope=scope, name="Response"))
+    assert pending.role == Role.PLAIN
+    done = read(span(llm | used | {"input.value": '{"include": ["x"]}'}, scope=scope, name="Response"))
+    assert (done.role, done.response_id, done.tells) == (Role.CALL, "resp_1", REREAD)
+    assert Reading.unpack(done.pack()) == done
+    for hidden in ({}, {"input.value": "__REDACTED__"}):
+        assert read(span(llm | used | hidden, scope=scope, name="Response")).tells == WHOLE
+    other = read(span(llm | used | {"input.value": "{}"}, scope=scope, name="ChatCompletion"))
+    assert (other.response_id, other.tells) == (None, WHOLE)
+
+
+def test_genkit_says_its_usage_in_what_an_action_returned() -> None:
+    """The model and its provider are the action's name; thoughts are added where its total says that they were not."""
+    said = '{"message":{"content":[{"text":"\\"inputTokens\\":9"}]},"usage":{"inputTokens":10,"outputTokens":5,%s}}'
+    model = {"genkit:type": "action", "genkit:metadata:subtype": "model", "genkit:name": "googleai/gemini-2.5-flash"}
+    for rest, usage in (
+        ('"totalTokens":15', Usage(10, 5)),
+        ('"thoughtsTokens":3,"totalTokens":18', Usage(10, 8, 0, 0, 3)),
+        ('"thoughtsTokens":3,"totalTokens":15', Usage(10, 5, 0, 0, 3)),
+        ('"cachedContentTokens":4', Usage(10, 5, 4)),
+    ):
+        reading = read(span(model | {"genkit:output": said % rest}, scope="genkit-tracer", name="googleai/gemini"))
+        assert (reading.role, reading.usage) == (Role.CALL, usage)
+        assert (reading.provider, reading.model) == ("gcp.gemini", "gemini-2.5-flash")
+    flow = {"genkit:metadata:subtype": "flow", "genkit:name": "menu/flow", "genkit:sessionId": "s"}
+    reading = read(span(flow | {"genkit:output": said % '"x":1'}, scope="genkit-tracer"))
+    assert (reading.role, reading.model, reading.thread_id) == (Role.AGGREGATE, None, "s")
+    assert not reading.lone_aggregate
+
+
+@pytest.mark.parametrize(
+    "prefix", ["ai.telemetry.metadata.", "mastra.metadata."], ids=["vercel-ai-sdk", "mastra"]
+)
+def test_metadata_of_the_application_names_thread_and_user(prefix: str) -> None:
+    """Vercel's AI SDK and Mastra pass on what the application calls them."""
+    reading = read(span(chat(input=1) | {f"{prefix}sessionId": "s", f"{prefix}userId": "u"}))
+    assert (reading.thread_id, reading.user_id) == ("s", "u")
+    reading = read(span(chat(input=1) | {f"{prefix}sessionId": "s", f"{prefix}threadId": "t"}))
+    assert reading.thread_id == "t"
+
+
+def test_embeddings_of_vercel_and_openinference_are_read() -> None:
+    """Their tokens and their models have keys of their own."""
+    reading = read(span({"ai.operationId": "ai.embedMany.doEmbed", "ai.usage.tokens": 1011}, scope="ai"))
+    assert (reading.role, reading.usage) == (Role.CALL, Usage(1011))
+    embedding = {"openinference.span.kind": "EMBEDDING", "embedding.model_name": "small", "llm.token_count.prompt": 7}
+    assert read(span(embedding)).model == "small"
