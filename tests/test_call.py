@@ -238,6 +238,19 @@ def test_estimates_are_not_usage() -> None:
     assert read(span(measured, scope=scope)).usage == Usage(4, 3)
 
 
+def test_what_a_library_counts_itself_is_not_usage() -> None:
+    """Traceloop's JavaScript writes the tokens of the texts for a stream: fewer than any provider counts, where the
+    texts are short, since each message costs some beside its text; and it makes up the tokens of images."""
+    scope = "@traceloop/instrumentation-openai"
+    one = {"gen_ai.input.messages": '[{"role":"user","parts":[{"type":"text","content":"{\\"role\\":1}"}]}]'}
+    two = {"gen_ai.input.messages": '[{"role":"system","parts":[]},{"role":"user","parts":[]}]'}
+    for count, said, usage in ((1, {}, None), (6, one, None), (7, one, Usage(7, 19)), (10, two, None)):
+        assert read(span(chat(input=count, output=19) | said, scope=scope)).usage == usage
+    assert read(span(chat(input=1, output=19))).usage == Usage(1, 19)
+    image = chat(output=272) | {semconv.OPERATION_NAME: "image_generation"}
+    assert read(span(image, scope=scope)).usage is None
+
+
 def test_usage_inside_text_is_read_without_the_text() -> None:
     """Details in JSON or a repr fill what no attribute says; content that looks like a count does not."""
     raw = "{'completion_tokens': 107, 'prompt_tokens': 1011, 'prompt_tokens_details': {'cached_tokens': 65}}"
@@ -494,6 +507,7 @@ def test_genkit_says_its_usage_in_what_an_action_returned() -> None:
         ('"thoughtsTokens":3,"totalTokens":18', Usage(10, 8, 0, 0, 3)),
         ('"thoughtsTokens":3,"totalTokens":15', Usage(10, 5, 0, 0, 3)),
         ('"cachedContentTokens":4', Usage(10, 5, 4)),
+        ('"x":1},"before":{"usage":{"inputTokens":12,"outputTokens":5}', Usage(12, 5)),
     ):
         reading = read(span(model | {"genkit:output": said % rest}, scope="genkit-tracer", name="googleai/gemini"))
         assert (reading.role, reading.usage) == (Role.CALL, usage)

@@ -28,6 +28,7 @@ NO_CALLS = "emits workflow, agent and tool spans only; model calls need the clie
 ABANDONED = "the client closed the stream before the usage chunk; no instrumentation ever had it"
 LOGS_ONLY = "thoughts and cached tokens are only in the logs"
 NEVER_READ = "the spans of a response in the background end before it is complete, and no span has its usage"
+MADE_UP = "the library drops the usage of a stream and writes counts of its own; of other answers no details"
 NO_THREAD = "no span names the conversation"
 
 MAIN = ("calls", "input", "output")
@@ -101,6 +102,11 @@ CANNOT: Mapping[str, tuple[str, str]] = {
             "input, output, cached, reasoning, without usage",
             NEVER_READ,
             ("openai-3.3.0+ollm-openai/openai_background",),
+        ),
+        (
+            "input, output, cached, reasoning, without usage",
+            MADE_UP,
+            ("traceloop-instrumentation-openai-js-0.27.0/js_openai_chat_and_stream",),
         ),
         (
             "cached, reasoning",

@@ -20,6 +20,8 @@ from runmeter.dialects import (
     ASKS,
     BEGINNING,
     CALL,
+    FRAME,
+    FRAME_OF_ALL,
     PLAIN,
     RAW_NAME,
     RAW_SUFFIX,
@@ -266,7 +268,7 @@ def _usage(
             text, model, response_id = _raw_answer(attributes)
             texts += text
         if texts:
-            found = _counts_in(texts)
+            found = _counts_in(texts, dialect.usage_begins)
             if given_input is None:
                 given_input = found.get("input")
                 excludes_cache |= "cache_read_input_tokens" in found and "prompt_tokens" not in found
@@ -286,6 +288,8 @@ def _usage(
                     )
     if dialect.measured_key and dialect.measured_key not in attributes and attributes.get(_STREAMED) is True:
         return None, model, response_id
+    if dialect.makes_up and _made_up(given_input, dialect, attributes):
+        return None, model, response_id
     if not given_input and not given_output:
         return None, model, response_id  # a provider never answers with 0 and 0: LiteLLM writes it for "unknown"
     tokens_in, tokens_out = given_input or 0, given_output or 0
@@ -299,11 +303,26 @@ def _usage(
     return usage, model, response_id
 
 
-def _counts_in(texts: list[str]) -> dict[str, int]:
+def _made_up(given_input: int | None, dialect: Dialect, attributes: Mapping[str, Any]) -> bool:
+    """The counts are the library's own: of images always, of a chat where the prompt has too few to be a provider's."""
+    operation = attributes.get(semconv.OPERATION_NAME)
+    if operation not in dialect.makes_up:
+        return False
+    if operation != "chat":
+        return True
+    said = attributes.get("gen_ai.input.messages")
+    messages = said[:_TEXT_LIMIT].count('{"role":') if type(said) is str else 0
+    return given_input is not None and given_input < FRAME * max(1, messages) + FRAME_OF_ALL
+
+
+def _counts_in(texts: list[str], begins: str | None) -> dict[str, int]:
     """Counts by field and by the name they had; the first of a field wins."""
     found: dict[str, int] = {}
     for text in texts:
-        for word, digits in TEXT_COUNT.findall(text[-_TEXT_LIMIT:]):
+        said = text[-_TEXT_LIMIT:]
+        if begins is not None:
+            said = said[max(0, said.rfind(begins)) :]
+        for word, digits in TEXT_COUNT.findall(said):
             number = int(digits)
             if number <= COUNT_LIMIT:
                 found.setdefault(TEXT_FIELDS[word], number)

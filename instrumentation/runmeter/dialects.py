@@ -227,6 +227,11 @@ class Dialect(NamedTuple):
     """Writes response ids of its own making where it passes a provider's answer on."""
     measured_key: str | None = None
     """On a streamed call's span the absence of this key shows that the counts are the library's own estimate."""
+    makes_up: tuple[str, ...] = ()
+    """Operations whose counts may be the library's own, with nothing that says so; a prompt's that are fewer than its
+    messages alone come to are."""
+    usage_begins: str | None = None
+    """What stands in `texts` right before the usage, after whatever else they hold."""
     stream_log: bool = False
     """A stream's usage comes on a second, log-type span after the call span ended without."""
 
@@ -263,6 +268,11 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         names=(("openai.chat", CALL),), failed_names=(("openai.response", CALL),)
     ),
     "opentelemetry.instrumentation.anthropic": Dialect(names=(("anthropic.chat", CALL),)),
+    # Traceloop's JavaScript 0.27 counts the tokens of a stream itself, those of the messages' texts alone, and drops
+    # what the provider reports; of images it makes up a number for each.
+    "@traceloop/instrumentation-openai": Dialect(
+        makes_up=("chat", "image_generation", "image_edit", "image_variation")
+    ),
     # OpenLIT 1.45.0 copies Anthropic's input_tokens, which leave the cache out; a failed call's span ends before any
     # attribute is set; its LangGraph spans repeat the usage (and the response id) of the last call below them.
     "openlit.instrumentation.anthropic": Dialect(
@@ -315,6 +325,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         aggregates_count=False,
         model_has_provider=True,
         texts=("genkit:output",),
+        usage_begins='"usage":{',
         keys={"model": ("genkit:name",)},
     ),
     # Microsoft Agent Framework 1.23 hands the previous response's id to the Responses API and calls it conversation.
@@ -360,6 +371,9 @@ SUBAGENT: Final = re.compile(r"agent[:.](?:.*[:.])?([^:.]+)")
 
 ASKS: Final = re.compile(r'"(?:model|input|prompt|instructions|messages|conversation|previous_response_id)"\s*:')
 """A request that asks for an answer has one of these."""
+FRAME: Final = 4
+"""Tokens that a message of a chat costs beside those of its text, at least; `FRAME_OF_ALL` come to that once."""
+FRAME_OF_ALL: Final = 3
 ANSWER_ID: Final = re.compile(r'\s*\{\s*"id"\s*:\s*"([^"\\]{1,256})"')
 
 # --- usage inside text ----------------------------------------------------------------------------------------------
