@@ -6,30 +6,22 @@ anything else that is not a count is dropped and its reason is kept on the readi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
-from itertools import repeat
 from typing import Any, Final
 
 from runmeter import clean, semconv
-from runmeter.clean import ID_LIMIT, LABEL_LIMIT, count
+from runmeter.clean import ID_LIMIT, LABEL_LIMIT
 from runmeter.dialects import (
     AGENT,
     AGGREGATE,
-    ANSWER_ID,
-    ASKS,
     BEGINNING,
     CALL,
-    FRAME,
-    FRAME_OF_ALL,
     PLAIN,
     RAW_NAME,
     RAW_SUFFIX,
-    RAW_USAGE,
     REREAD,
     SUBAGENT,
-    TEXT_COUNT,
-    TEXT_FIELDS,
     TOOL,
     WEAK,
     WHOLE,
@@ -37,16 +29,15 @@ from runmeter.dialects import (
     Role,
 )
 from runmeter.guard import unless_the_hosts
-from runmeter.plan import Shape, is_plain, plan_of
+from runmeter.plan import is_plain, plan_of
 from runmeter.reading import Reading
 from runmeter.spans import EndedSpan
-from runmeter.usage import COUNT_LIMIT, Usage
+from runmeter.tokens import answer_of, usage_of
+from runmeter.usage import Usage
 from runmeter.values import as_provider, as_tags
 
 __all__ = ["ID_LIMIT", "LABEL_LIMIT", "Reading", "Role", "is_plain", "read"]
 
-_TEXT_LIMIT: Final = 65_536
-_STREAMED: Final = "gen_ai.request.stream"
 _NANO: Final = 1_000_000_000
 _NOTHING: Final[Mapping[str, Any]] = {}
 _new: Final[Any] = tuple.__new__
@@ -81,7 +72,7 @@ def _read(span: EndedSpan) -> Reading:
     tells = WHOLE
     reasons: list[str] = []
     if role is not PLAIN and role is not TOOL:
-        usage, raw_model, raw_id = _usage(usual, shape, dialect, name, attributes, reasons)
+        usage, raw_model, raw_id = usage_of(usual, shape, dialect, name, attributes, reasons)
         if usage is None and (role is WEAK or seldom.get("span_type") == "log"):
             role = PLAIN
         elif role is CALL or role is WEAK:
@@ -97,7 +88,7 @@ def _read(span: EndedSpan) -> Reading:
             if plan.peculiar:
                 provider = provider or dialect.provider
                 if dialect.answer_key is not None and response_id is None:
-                    response_id, tells = _answer(dialect, name, attributes)
+                    response_id, tells = answer_of(dialect, name, attributes)
                     if tells == REREAD and usage is None:
                         role = PLAIN
                 elif dialect.beginnings is not None and dialect.beginnings.search(name):
@@ -230,117 +221,10 @@ def _agent_in(name: str, dialect: Dialect) -> str | None:
     return None if name == "invoke_agent" else clean.label(name.removeprefix("invoke_agent "))
 
 
-def _answer(dialect: Dialect, name: str, attributes: Mapping[str, Any]) -> tuple[str | None, int]:
-    """(response id, what the span tells) of a call to OpenAI's Responses, from the JSON of its answer and request."""
-    answer, request = attributes.get(dialect.answer_key or ""), attributes.get(dialect.request_key or "")
-    if name != "Response" or type(answer) is not str:
-        return None, WHOLE
-    found = ANSWER_ID.match(answer)
-    if found is None:
-        return None, WHOLE
-    rereads = type(request) is str and request.startswith("{") and ASKS.search(request[:_TEXT_LIMIT]) is None
-    return clean.identifier(found[1]), REREAD if rereads else WHOLE
-
-
 def _split(model: str | None) -> tuple[str | None, str | None]:
     """(provider, model) of `provider/model`."""
     before, _, after = (model or "").partition("/")
     return (as_provider(before), after) if after else (None, model)
-
-
-def _usage(
-    usual: Sequence[Any],
-    shape: Shape,
-    dialect: Dialect,
-    name: str,
-    attributes: Mapping[str, Any],
-    rejected: list[str],
-) -> tuple[Usage | None, str | None, str | None]:
-    """The inclusive counts, and the model and response id where only a raw answer has them."""
-    given_input, given_output, cache_read, cache_write, reasoning = map(count, usual[:5], repeat(rejected))
-    exclusive = dialect.exclusive_input
-    excludes_cache = bool(exclusive and shape.input_key(attributes) in exclusive)
-    excludes_reasoning = False
-    model = response_id = None
-    if dialect.texts:
-        texts = [text for text in map(attributes.get, dialect.texts) if type(text) is str]
-        if name == RAW_NAME:
-            text, model, response_id = _raw_answer(attributes)
-            texts += text
-        if texts:
-            found = _counts_in(texts, dialect.usage_begins)
-            if given_input is None:
-                given_input = found.get("input")
-                excludes_cache |= "cache_read_input_tokens" in found and "prompt_tokens" not in found
-            if given_output is None:
-                given_output = found.get("output")
-            if not cache_read:
-                cache_read = found.get("cache_read")
-            if not cache_write:
-                cache_write = found.get("cache_write")
-            if not reasoning:
-                reasoning = found.get("reasoning")
-                if "total" in found:
-                    excludes_reasoning = found["total"] == sum(filter(None, (given_input, given_output, reasoning)))
-                else:
-                    excludes_reasoning = dialect.output_excludes_reasoning and (
-                        found.get("output", given_output) == given_output
-                    )
-    if dialect.measured_key and dialect.measured_key not in attributes and attributes.get(_STREAMED) is True:
-        return None, model, response_id
-    if dialect.makes_up and _made_up(given_input, dialect, attributes):
-        return None, model, response_id
-    if not given_input and not given_output:
-        return None, model, response_id  # a provider never answers with 0 and 0: LiteLLM writes it for "unknown"
-    tokens_in, tokens_out = given_input or 0, given_output or 0
-    cached, written, thought = cache_read or 0, cache_write or 0, reasoning or 0
-    if excludes_cache or cached + written > tokens_in:
-        tokens_in = min(tokens_in + cached + written, COUNT_LIMIT)
-        written = min(written, tokens_in - cached)
-    if excludes_reasoning or thought > tokens_out:
-        tokens_out = min(tokens_out + thought, COUNT_LIMIT)
-    usage: Usage = _new(Usage, (tokens_in, tokens_out, cached, written, thought, 0, 0, 0, 0, 0, 0))
-    return usage, model, response_id
-
-
-def _made_up(given_input: int | None, dialect: Dialect, attributes: Mapping[str, Any]) -> bool:
-    """The counts are the library's own: of images always, of a chat where the prompt has too few to be a provider's."""
-    operation = attributes.get(semconv.OPERATION_NAME)
-    if operation not in dialect.makes_up:
-        return False
-    if operation != "chat":
-        return True
-    said = attributes.get("gen_ai.input.messages")
-    messages = said[:_TEXT_LIMIT].count('{"role":') if type(said) is str else 0
-    return given_input is not None and given_input < FRAME * max(1, messages) + FRAME_OF_ALL
-
-
-def _counts_in(texts: list[str], begins: str | None) -> dict[str, int]:
-    """Counts by field and by the name they had; the first of a field wins."""
-    found: dict[str, int] = {}
-    for text in texts:
-        said = text[-_TEXT_LIMIT:]
-        if begins is not None:
-            said = said[max(0, said.rfind(begins)) :]
-        for word, digits in TEXT_COUNT.findall(said):
-            number = int(digits)
-            if number <= COUNT_LIMIT:
-                found.setdefault(TEXT_FIELDS[word], number)
-                found.setdefault(word, number)
-    return found
-
-
-def _raw_answer(attributes: Mapping[str, Any]) -> tuple[list[str], str | None, str | None]:
-    for key in attributes:
-        if type(key) is str and RAW_USAGE.fullmatch(key):
-            prefix = key[: -len("usage")]
-            text = attributes[key]
-            return (
-                [text] if type(text) is str else [],
-                clean.label(attributes.get(prefix + "model")),
-                clean.identifier(attributes.get(prefix + "id")),
-            )
-    return [], None, None
 
 
 def _stream_began(attributes: Mapping[str, Any], logged_at: int) -> int:

@@ -225,8 +225,8 @@ class Dialect(NamedTuple):
     is never below them, and where that one has neither usage nor id only the time says that it is the same."""
     own_ids: bool = False
     """Writes response ids of its own making where it passes a provider's answer on."""
-    measured_key: str | None = None
-    """On a streamed call's span the absence of this key shows that the counts are the library's own estimate."""
+    measured: bool = False
+    """On a streamed call's span the absence of any count of the cache shows that the counts are the library's own."""
     makes_up: tuple[str, ...] = ()
     """Operations whose counts may be the library's own, with nothing that says so; a prompt's that are fewer than its
     messages alone come to are."""
@@ -283,7 +283,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     # Where a stream ended without usage it counts characters; the cache counts (0 included) are set from a provider's
     # usage only.
     "openlit.instrumentation.openai": Dialect(
-        measured_key="gen_ai.usage.cache_read.input_tokens", failed_names=(("chat ", CALL),)
+        measured=True, failed_names=(("chat ", CALL),)
     ),
     # Its invoke_agent spans are the nodes of the graph; no key tells a real agent from them.
     "openlit.instrumentation.langgraph": Dialect(aggregates_count=False, agent_key=""),
@@ -368,51 +368,6 @@ JAVASCRIPT: Final = ("@arizeai/openinference-instrumentation-", "openinference.i
 
 SUBAGENT: Final = re.compile(r"agent[:.](?:.*[:.])?([^:.]+)")
 """Who asked, in Claude Code: `agent:builtin:general-purpose`, `agent.custom.reviewer`; `sdk` is the lead agent."""
-
-ASKS: Final = re.compile(r'"(?:model|input|prompt|instructions|messages|conversation|previous_response_id)"\s*:')
-"""A request that asks for an answer has one of these."""
-FRAME: Final = 4
-"""Tokens that a message of a chat costs beside those of its text, at least; `FRAME_OF_ALL` come to that once."""
-FRAME_OF_ALL: Final = 3
-ANSWER_ID: Final = re.compile(r'\s*\{\s*"id"\s*:\s*"([^"\\]{1,256})"')
-
-# --- usage inside text ----------------------------------------------------------------------------------------------
-
-TEXT_FIELDS: Final[Mapping[str, str]] = {
-    "prompt_tokens": "input",
-    "input_tokens": "input",
-    "prompt_token_count": "input",  # Gemini
-    "promptTokenCount": "input",
-    "completion_tokens": "output",
-    "output_tokens": "output",
-    "candidates_token_count": "output",
-    "candidatesTokenCount": "output",
-    "cached_tokens": "cache_read",  # OpenAI
-    "cache_read_input_tokens": "cache_read",  # Anthropic
-    "cache_read": "cache_read",  # LangChain
-    "cached_content_token_count": "cache_read",
-    "cachedContentTokenCount": "cache_read",
-    "cache_creation_input_tokens": "cache_write",
-    "cache_creation_tokens": "cache_write",  # LiteLLM
-    "cache_creation": "cache_write",  # LangChain
-    "reasoning_tokens": "reasoning",
-    "thinking_tokens": "reasoning",  # Anthropic
-    "reasoning": "reasoning",  # LangChain
-    "thoughts_token_count": "reasoning",
-    "thoughtsTokenCount": "reasoning",
-    "inputTokens": "input",  # Genkit
-    "outputTokens": "output",
-    "cachedContentTokens": "cache_read",
-    "thoughtsTokens": "reasoning",
-    "totalTokens": "total",
-}
-"""Names of counts inside a provider's own usage object."""
-
-TEXT_COUNT: Final = re.compile(
-    "['\"](" + "|".join(sorted(TEXT_FIELDS, key=len, reverse=True)) + r")['\"]\s*:\s*(\d{1,13})(?![\d.eE])"
-)
-"""One count in JSON or repr. A name inside quoted content does not match: JSON escapes the quotes around it."""
-
 
 # --- providers ------------------------------------------------------------------------------------------------------
 
