@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_settle import MS, reading, runs, settled, state
 
 from runmeter.call import Reading, Role
+from runmeter.counting.lookalikes import Lookalikes
 from runmeter.counting.settler import Settler
 from runmeter.dialects import BEGINNING, REREAD
 from runmeter.usage import Usage
@@ -148,3 +149,24 @@ def test_a_reading_that_moved_was_never_there(readings: list[Reading], data: st.
         settler.add(one)
     settler.remove(*gone.key)
     assert state(settler) == state(settled([one for one in readings if one.key != gone.key]))
+
+
+def test_an_answer_read_again_finds_its_call_in_another_run() -> None:
+    """However long ago that was asked for, and it takes every other time along that the answer was read."""
+    index = Lookalikes()
+    asked = reading(1, scope=OPENAI, usage=None, response_id="resp_1", resource_key="r")
+    polls = [
+        reading(number, scope=OPENAI, response_id="resp_1", tells=REREAD, resource_key="r", trace_id=number)
+        for number in (900, 9000)
+    ]
+    index.add("asked", asked)
+    for poll in polls:
+        found = index.find("read", poll)
+        assert found is not None
+        assert [known.reading for known in found[1]][:1] == [asked]
+    together = Lookalikes()
+    for number, poll in enumerate(polls):
+        together.add("read", poll._replace(started_at=asked.ended_at + number, ended_at=asked.ended_at + number))
+    found = together.find("asked", asked)
+    assert found is not None
+    assert len(found[1]) == 2

@@ -18,7 +18,7 @@ from runmeter.spans import EndedSpan
 
 def cases() -> Iterator[Any]:
     for recording in recordings():
-        # The truth counts chat answers only; to us embedding calls are calls. The others no span can tell.
+        # The truth of some counts chat answers only; to us embedding calls are calls. The others no span can tell.
         if not recording.document.get("impossible_from_spans") and not recording.name.endswith("embeddings"):
             yield pytest.param(recording, id=recording.name)
 
@@ -29,9 +29,10 @@ def test_totals_and_threads(recording: Recording) -> None:
     sink = replay(recording.spans())
     calls = [call for run in sink.runs for call in sink.calls[id(run)]]
     truth = recording.truth
-    assert sum(call.usage.input_tokens for call in calls) == truth["input_tokens"]
+    embedded, embeddings = truth.get("embedding_input_tokens", 0), truth.get("embedding_calls", 0)
+    assert sum(call.usage.input_tokens for call in calls) == truth["input_tokens"] + embedded
     assert sum(call.usage.output_tokens for call in calls) == truth["output_tokens"]
-    answered = sum(call.usage.calls for call in calls)
+    answered = sum(call.usage.calls for call in calls) - embeddings
     assert truth["llm_calls"] <= answered <= truth["llm_calls"] + truth.get("interrupted_calls", 0)
     assert {id(run) for run, _ in sink.ends} == {id(run) for run in sink.runs}
     assert "error" not in sink.losses

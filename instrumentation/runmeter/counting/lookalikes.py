@@ -13,6 +13,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from runmeter.call import Reading
 from runmeter.counting.same_call import BY_ID, STREAM_SLACK, Likeness, alike, twin_keys
+from runmeter.dialects import REREAD
 
 NEIGHBOURS: Final = 12
 """Entries of one key that are looked at before and after one in the order of time. Twins begin together."""
@@ -62,8 +63,9 @@ class ByTime(Generic[T]):
             del self._entries[key]
             del self._longest[key]
 
-    def near(self, key: str, started_at: int, ended_at: int) -> Iterator[T]:
-        """Entries that may have been under way at the same time, at most `NEIGHBOURS` that began before and after."""
+    def near(self, key: str, started_at: int, ended_at: int, *, whenever: bool = False) -> Iterator[T]:
+        """Entries that may have been under way at the same time, or `whenever`: at most `NEIGHBOURS` that began before
+        and after."""
         entries = self._entries.get(key)
         if entries is None:
             return
@@ -73,7 +75,7 @@ class ByTime(Generic[T]):
         reach = started_at - STREAM_SLACK - self._longest[key]
         latest = ended_at + STREAM_SLACK
         for began, _, entry in entries:
-            if reach <= began <= latest:
+            if whenever or reach <= began <= latest:
                 yield entry
 
 
@@ -126,7 +128,7 @@ class Lookalikes:
         twin: Known | None = None
         found: dict[tuple[int, int], tuple[Likeness, Known]] = {}
         for name in twin_keys(reading):
-            near = list(self._by_time.near(name, reading.started_at, reading.ended_at))
+            near = list(self._near(name, reading))
             for known in near:
                 other = known.reading
                 if other.key == reading.key:
@@ -149,8 +151,7 @@ class Lookalikes:
             for _, known in found.values()
             if known is not twin
             and known.run_id == twin.run_id
-            and known.reading.scope != twin.reading.scope
-            and alike(twin.reading, known.reading) is not None
+            and _belong(twin.reading, known.reading)
         ]
         return best[0], [twin, *rest]
 
@@ -158,16 +159,25 @@ class Lookalikes:
         """The runs that have, or may have, the same call."""
         found: set[str] = set()
         for name in twin_keys(reading):
-            for known in self._by_time.near(name, reading.started_at, reading.ended_at):
+            for known in self._near(name, reading):
                 other = known.reading
                 if known.run_id not in found and other.key != reading.key and alike(reading, other) is not None:
                     found.add(known.run_id)
         return found
 
+    def _near(self, name: str, reading: Reading) -> Iterator[Known]:
+        return self._by_time.near(name, reading.started_at, reading.ended_at, whenever=reading.tells == REREAD)
+
     def _forget(self, key: tuple[int, int]) -> None:
         known = self._known.pop(key)
         for name in twin_keys(known.reading):
             self._by_time.drop(name, hash(key), known.started_at)
+
+
+def _belong(twin: Reading, other: Reading) -> bool:
+    """They move together: other instrumentations' spans of the call, and answers to it that were read again."""
+    likeness = alike(twin, other)
+    return likeness is not None and (likeness[0] == BY_ID or twin.scope != other.scope)
 
 
 def _taken(known: Known, reading: Reading, likeness: Likeness, near: list[Known]) -> bool:
