@@ -170,3 +170,23 @@ def test_an_answer_read_again_finds_its_call_in_another_run() -> None:
     found = together.find("asked", asked)
     assert found is not None
     assert len(found[1]) == 2
+
+
+def test_the_model_of_a_turn_is_its_calls_even_where_it_is_known_at_the_end() -> None:
+    """Codex names the model on the turn around its calls, which is still open when they end."""
+    turn = reading(1, role=Role.PLAIN, scope="codex_exec", model="gpt-5-mini")
+    answered = reading(2, 1, Role.WEAK, scope="codex_exec")
+    settler = Settler()
+    settler.open(turn._replace(model=None))
+    settler.add(answered)
+    settler.add(turn)
+    assert [call.model for call in settler.calls().values()] == ["gpt-5-mini"]
+    assert state(settler) == state(settled([turn, answered]))
+
+
+def test_a_call_in_a_method_in_a_method_is_one_call() -> None:
+    """Where only the outermost of three says usage, in whatever order they come."""
+    outer = reading(1, scope=LLAMA_INDEX)
+    middle, inner = (reading(number, number - 1, scope=LLAMA_INDEX, usage=None) for number in (2, 3))
+    assert totals(outer, middle, inner) == Usage(10, 5, calls=1, messages=1)
+    assert totals(outer, middle._replace(scope="b"), inner._replace(scope="c")) == Usage(10, 5, calls=1, messages=1)

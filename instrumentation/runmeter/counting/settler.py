@@ -20,6 +20,7 @@ from runmeter.counting.tree import (
     COUNTS,
     HAS_AGGREGATE,
     HAS_CALL,
+    REACH,
     Key,
     Node,
     Tree,
@@ -298,7 +299,7 @@ class Settler:
             units.climb(node, touched)
         if node.below:
             if node.below & HAS_CALL and role in (CALL, PLAIN):
-                for call in calls_directly_below(node):
+                for call in _climbers(node):
                     units.climb(call, touched)
             if not (opened and _same_news(opened, node.reading)):
                 _touch(beneath(node, COUNTS | HAS_AGGREGATE), touched)
@@ -399,6 +400,20 @@ class Settler:
         ]
 
 
+def _climbers(node: Node) -> Iterable[Node]:
+    """Calls below that may be one with this one, or with one above it: the nearest, and those below such of them as
+    have no usage, which may only repeat what is below them."""
+    waiting = [node]
+    met = {node}
+    while waiting and len(met) <= REACH:
+        for call in calls_directly_below(waiting.pop()):
+            if call not in met:
+                met.add(call)
+                yield call
+                if call.below & HAS_CALL and call.reading is not None and call.reading.usage is None:
+                    waiting.append(call)
+
+
 def _touch(nodes: Iterable[Node], touched: dict[Group, None]) -> None:
     for node in nodes:
         if isinstance(node.group, Group):
@@ -412,6 +427,7 @@ def _same_news(opened: Reading, ended: Reading | None) -> bool:
         and ended.role == opened.role
         and ended.role not in (CALL, WEAK)
         and ended.agent == opened.agent
+        and ended.model == opened.model
         and ended.caller == opened.caller
         and ended.usage is None
     )
