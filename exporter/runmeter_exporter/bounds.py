@@ -6,21 +6,17 @@ the answers may all ask without agreeing who goes first.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from runmeter.clean import ID_LIMIT, LABEL_LIMIT, MAX_TAGS, identifier, label, tag
 from runmeter.sink import STATUSES
 from runmeter.usage import COUNT_LIMIT, Usage
 
 if TYPE_CHECKING:
     from runmeter_exporter.run import CellKey, RunSnapshot
 
-ID_LIMIT = 256
-LABEL_LIMIT = 128
-TAG_LIMIT = 8
-TAG_TEXT_LIMIT = 64
+TAG_LIMIT = MAX_TAGS
 CELL_LIMIT = 64
 """Cells of a run with names of their own; beyond, usage goes to cells named `other`."""
 
@@ -33,28 +29,15 @@ OVERFLOWS = ("cells", "tags", "text")
 """What was cut in a run; the position is the bit in `StoredRun.overflow`."""
 CELLS_CUT, TAGS_CUT, TEXT_CUT = 1, 2, 4
 
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-
-
-def clean(text: str) -> str:
-    """`text` with NUL and lone surrogates, which no database stores, replaced by U+FFFD."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return _UNSTORABLE.sub("\ufffd", text)
-
 
 def clean_id(text: str) -> str:
-    """A clean id of at most 256 characters. A longer one keeps its head and ends in a hash, so that two stay two."""
-    text = clean(text)
-    if len(text) <= ID_LIMIT:
-        return text
-    digest = blake2b(text.encode(), digest_size=8).hexdigest()
-    return f"{text[: ID_LIMIT - 17]}~{digest}"
+    """An id as it is stored, see `clean.identifier`; empty where it is none."""
+    return identifier(text) or ""
 
 
 def clean_label(text: str) -> str:
-    """A clean label value of at most 128 characters."""
-    return clean(text)[:LABEL_LIMIT]
+    """A label as it is stored, see `clean.label`; empty where it is none."""
+    return label(text) or ""
 
 
 def bound(snapshot: RunSnapshot) -> tuple[RunSnapshot, int]:
@@ -72,6 +55,8 @@ def bound(snapshot: RunSnapshot) -> tuple[RunSnapshot, int]:
         raise ValueError(f"revision {snapshot.revision!r} is not a count")
     if not _plain(snapshot):
         bits |= _bound_texts(snapshot, changes)
+        if None in (changes.get("run_id", ""), changes.get("source", "")):
+            raise ValueError(f"run id {snapshot.run_id!r} and source {snapshot.source!r} have to be more than space")
     started, updated, ended = snapshot.started_at, snapshot.updated_at, snapshot.ended_at
     if not (
         type(started) is type(updated) is int
@@ -143,7 +128,8 @@ def _bound_texts(snapshot: RunSnapshot, changes: dict[str, object]) -> int:
 def bound_tags(tags: object) -> dict[str, str]:
     """Clean tags, at most 8 of 64 characters each way."""
     pairs = sorted(dict(tags).items())[:TAG_LIMIT]  # type: ignore[call-overload]
-    return {clean(key)[:TAG_TEXT_LIMIT]: clean(value)[:TAG_TEXT_LIMIT] for key, value in pairs}
+    cleaned = ((tag(key), tag(value)) for key, value in pairs)
+    return {key: value for key, value in cleaned if key is not None and value is not None}
 
 
 def _bound_key(key: CellKey) -> CellKey:

@@ -47,10 +47,10 @@ def _join() -> None:
     """The environment carries the context as TRACEPARENT and BAGGAGE (OpenTelemetry's environment carriers)."""
     carrier = {name: os.environ.get(name.upper(), "") for name in ("traceparent", "tracestate", "baggage")}
     context = W3CBaggagePropagator().extract(carrier, Context())
-    run_id = guard.text(baggage.get_baggage(semconv.RUN_ID, context), guard.ID_LIMIT)
+    run_id = guard.identifier(baggage.get_baggage(semconv.RUN_ID, context))
     if run_id is None:
         return
-    thread_id = guard.text(os.environ.get(THREAD_VARIABLE), guard.ID_LIMIT)
+    thread_id = guard.identifier(os.environ.get(THREAD_VARIABLE))
     # Every thread of this process belongs to the run, also those that begin without a context.
     PROCESSOR.join_all(RunInfo(run_id, 0, thread_id=thread_id))
     attach(TraceContextTextMapPropagator().extract(carrier, context))

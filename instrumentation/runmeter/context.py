@@ -90,7 +90,7 @@ class Run:
             return
         self._begun_here = False
         if not isinstance(status, str) or status not in TERMINAL:
-            shown = guard.text(status, 40)
+            shown = (guard.text(status) or '')[:40]
             once(
                 f"status {shown}",
                 "runmeter: a run cannot end as %r, only as one of %s; it ended as error",
@@ -244,16 +244,16 @@ def _start(
 ) -> Run:
     name = guard.text(agent)
     if not isinstance(status, str) or status not in STATUSES[:2]:
-        shown = guard.text(status, 40)
+        shown = (guard.text(status) or '')[:40]
         once(f"start {shown}", "runmeter: a run cannot start as %r, only as pending or running; it is running", shown)
         status = "running"
     info = RunInfo(
-        guard.text(run_id, guard.ID_LIMIT) or uuid.uuid4().hex,
+        guard.identifier(run_id) or uuid.uuid4().hex,
         processor.clock(),
-        thread_id=guard.text(thread_id, guard.ID_LIMIT),
+        thread_id=guard.identifier(thread_id),
         service=processor.service,
         agent=name,
-        user_id=guard.text(user_id, guard.ID_LIMIT),
+        user_id=guard.identifier(user_id),
         tags=guard.tags(tags),
         status=status,
     )

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import signal
 from collections.abc import Callable, Mapping
+from operator import index
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Final, ParamSpec, TypeVar
 
-from runmeter.usage import COUNT_LIMIT
+from runmeter import clean
 
 logger = logging.getLogger("runmeter")
 
-ID_LIMIT = 256
-VALUE_LIMIT = 128
-TAG_LIMIT = 8
-TAG_SIZE = 64
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,7 +22,7 @@ FAULTS: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, R
 """What our own code can raise where it meets what it did not expect. Anything else that comes up in it is the host's:
 Celery's soft time limit and its like are raised by signal handlers in whatever code runs just then."""
 
-_said: set[str] = set()
+_told: set[str] = set()
 
 
 def unless_the_hosts(error: BaseException, first: Callable[[], None] | None = None) -> None:
@@ -59,9 +55,9 @@ def _code(handler: object) -> CodeType | None:
 
 def once(key: str, message: str, *arguments: object, level: int = logging.WARNING) -> None:
     """Log it the first time only; `key` tells complaints apart, and at most 256 are ever kept."""
-    if key in _said or len(_said) >= 256:
+    if key in _told or len(_told) >= 256:
         return
-    _said.add(key)
+    _told.add(key)
     logger.log(level, message, *arguments)
 
 
@@ -84,46 +80,32 @@ def harmless(otherwise: T) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return wrap
 
 
-def text(value: object, limit: int = VALUE_LIMIT) -> str | None:
-    """A clean string of at most `limit` characters, or None where there is nothing usable.
+def text(value: object) -> str | None:
+    """A label: clean text to read, or None where there is nothing usable; what is no text is as it prints."""
+    return clean.label(_said(value))
 
-    NUL and lone surrogates go: no database takes them.
-    """
-    if value is None:
-        return None
-    try:
-        found = value if type(value) is str else str(value)
-        found = found[: limit * 4].replace("\0", "").encode("utf-8", "ignore").decode("utf-8")[:limit]
-    except Exception as error:  # whatever a value's own `__str__` raises
-        unless_the_hosts(error)
-        once(f"text {type(value).__name__}", "runmeter: a value of type %s is not text and was left out", type(value))
-        return None
-    return found or None
+
+def identifier(value: object) -> str | None:
+    """An id as it is stored, or None where there is nothing usable; what is no text is taken as what it prints."""
+    return clean.identifier(_said(value))
 
 
 def count(value: object) -> int | None:
-    """A count from outside: not negative, not NaN, at most `COUNT_LIMIT`; None where it is none of that."""
+    """A count from outside, see `clean.count`; None where it is none."""
     try:
-        if value is None or isinstance(value, (bytes, bytearray)):
-            return None
-        number = float(value) if isinstance(value, str) else value
-        if isinstance(number, float) and not math.isfinite(number):
-            return None
-        found = int(number)  # type: ignore[call-overload]
-    except Exception as error:
+        return clean.count(value if isinstance(value, (bool, float, str)) or value is None else index(value))  # type: ignore[arg-type]
+    except Exception as error:  # whatever a value's own `__index__` raises
         unless_the_hosts(error)
         return None
-    return found if 0 <= found <= COUNT_LIMIT else None
 
 
 def dollars(value: object) -> float | None:
-    """An amount of US dollars: finite, not negative and below a billion, else None."""
+    """An amount of US dollars, see `clean.dollars`; None where it is none."""
     try:
-        found = float(value)  # type: ignore[arg-type]
-    except Exception as error:
+        return clean.dollars(value if isinstance(value, (bool, int, str)) or value is None else float(value))  # type: ignore[arg-type]
+    except Exception as error:  # whatever a value's own `__float__` raises
         unless_the_hosts(error)
         return None
-    return found if 0.0 <= found < 1e9 else None
 
 
 def tags(value: object) -> dict[str, str]:
@@ -137,10 +119,22 @@ def tags(value: object) -> dict[str, str]:
         unless_the_hosts(error)
         once("tags", "runmeter: tags that cannot be listed were left out")
         return {}
-    for key, content in items[:TAG_LIMIT]:
-        name, words = text(key, TAG_SIZE), text(content, TAG_SIZE)
+    for key, content in items[: clean.MAX_TAGS]:
+        name, words = clean.tag(_said(key)), clean.tag(_said(content))
         if name is not None and words is not None:
             found[name] = words
-    if len(items) > TAG_LIMIT:
-        once("tags", "runmeter: %d tags were given, %d are kept", len(items), TAG_LIMIT)
+    if len(items) > clean.MAX_TAGS:
+        once("tags", "runmeter: %d tags were given, %d are kept", len(items), clean.MAX_TAGS)
     return found
+
+
+def _said(value: object) -> object:
+    """Text as it is, anything else as it prints."""
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        return str(value)
+    except Exception as error:  # whatever a value's own `__str__` raises
+        unless_the_hosts(error)
+        once(f"text {type(value).__name__}", "runmeter: a value of type %s is not text and was left out", type(value))
+        return None

@@ -305,7 +305,7 @@ class Processor(SpanProcessor):
         return self._scopes.setdefault(scope, guess)
 
     def _joined(self, context: Context) -> RunState | None:
-        run_id = guard.text(baggage.get_baggage(semconv.RUN_ID, context), guard.ID_LIMIT)
+        run_id = guard.identifier(baggage.get_baggage(semconv.RUN_ID, context))
         if run_id is not None:
             return self.joined(run_id)
         ambient = self.fold.ambient

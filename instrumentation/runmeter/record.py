@@ -50,7 +50,7 @@ def record_usage(
     who = guard.text(caller)
     if who is not None:
         attributes[semconv.CALLER] = who
-    context = _context_of(processor, guard.text(run_id, guard.ID_LIMIT), who)
+    context = _context_of(processor, guard.identifier(run_id), who)
     name = f"chat {attributes.get(semconv.REQUEST_MODEL, 'unknown')}"
     tracer = processor.tracer
     span: trace.Span = trace.INVALID_SPAN
@@ -93,7 +93,7 @@ def _usage_attributes(given: Mapping[str, Any]) -> dict[str, Any]:
         (semconv.REQUEST_MODEL, "model"),
         (semconv.RESPONSE_ID, "call_id"),
     ):
-        words = guard.text(given[argument], guard.ID_LIMIT)
+        words = guard.identifier(given[argument])
         if words is not None:
             attributes[key] = words
     rejected = 0
@@ -114,7 +114,7 @@ def _usage_attributes(given: Mapping[str, Any]) -> dict[str, Any]:
                 f"count {argument}",
                 "runmeter: %s=%s is not a count and was left out",
                 argument,
-                guard.text(given[argument], 40),
+                (guard.text(given[argument]) or '')[:40],
             )
     if semconv.INPUT_TOKENS not in attributes and semconv.OUTPUT_TOKENS not in attributes:
         # Zeros by default are no usage.

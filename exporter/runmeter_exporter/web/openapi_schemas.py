@@ -121,4 +121,4 @@ def ref(name: str) -> Schema:
 
 def text() -> Schema:
     """An id or name as it may be stored."""
-    return {"type": "string", "maxLength": ID_LIMIT, "pattern": "^[^\\u0000]*$"}
+    return {"type": "string", "maxLength": ID_LIMIT}

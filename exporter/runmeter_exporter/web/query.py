@@ -15,8 +15,8 @@ from runmeter_exporter import questions
 from runmeter_exporter.questions import boolean, no_such_group
 from runmeter_exporter.web.problems import Problem
 
-ID_LIMIT = 256
-"""Characters of any id, of a user, a service or a thread."""
+ID_LIMIT = 4096
+"""Characters of any id or name that may be asked for: what is stored of a longer one than 256 is found by the whole."""
 CURSOR_LIMIT = 1024
 DEFAULT_PAGE = 50
 LARGEST_PAGE = questions.LIMIT
@@ -29,11 +29,9 @@ T = TypeVar("T")
 
 
 def text(value: str, what: str, limit: int = ID_LIMIT) -> str:
-    """`value`, or a 400 problem when nothing stored could be equal to it."""
+    """`value`, or a 400 problem when it is too long to be asked for."""
     if len(value) > limit:
-        raise Problem(400, f"{what} has {len(value)} characters; at most {limit} are stored.")
-    if "\0" in value:
-        raise Problem(400, f"{what} contains a NUL character, which is never stored.")
+        raise Problem(400, f"{what} has {len(value)} characters; it may have {limit}.")
     return value
 
 

@@ -207,7 +207,7 @@ def thread_of(metadata: Any) -> str | None:
     if not isinstance(metadata, Mapping):
         return None
     named = first(*(metadata.get(key) for key in THREAD_KEYS))
-    return None if named is None or named == "" else guard.text(str(named), guard.ID_LIMIT)
+    return None if named is None or named == "" else guard.identifier(str(named))
 
 
 def caller_of(invocation: Invocation | None, metadata: Any) -> str | None:
@@ -235,10 +235,10 @@ def _in_force(context: Context) -> bool:
 
 
 def _info(run_id: Any, metadata: Any, agent: str | None) -> RunInfo:
-    own = guard.text(str(run_id), guard.ID_LIMIT)
+    own = guard.identifier(str(run_id))
     if own is None or PROCESSOR.find(own) is not None:
         own = f"{own}-{PROCESSOR.clock():x}"
     return RunInfo(
         own, PROCESSOR.clock(), thread_id=thread_of(metadata), service=PROCESSOR.service, agent=agent,
-        user_id=guard.text(field(metadata, "user_id"), guard.ID_LIMIT),
+        user_id=guard.identifier(field(metadata, "user_id")),
     )  # fmt: skip

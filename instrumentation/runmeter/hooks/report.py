@@ -101,7 +101,7 @@ def _attributes(told: Told, caller: str | None, thread_id: str | None) -> dict[s
         (semconv.PROVIDER_NAME, told.provider), (semconv.REQUEST_MODEL, told.model), (semconv.CALLER, caller),
         (semconv.RESPONSE_ID, told.call_id), (semconv.CONVERSATION_ID, thread_id),
     ):  # fmt: skip
-        clean = guard.text(text, guard.ID_LIMIT)
+        clean = guard.identifier(text)
         if clean is not None:
             attributes[key] = clean
     if told.input_tokens is not None or told.output_tokens is not None:
