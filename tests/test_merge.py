@@ -427,7 +427,7 @@ def test_what_is_out_of_bounds_is_cut_and_said() -> None:
     assert len(bounded.tags) == 8
     assert {len(value) for value in bounded.tags.values()} == {64}
     ((key, usage),) = (bounded.usage_by or {}).items()
-    assert key == CellKey("2026-05-28", "p\ufffd", "m" * LABEL_LIMIT, "lead_agent")
+    assert key == CellKey("2026-05-28", "p", "m" * LABEL_LIMIT, "lead_agent")
     assert usage == Usage(input_tokens=2**40)
     assert contribution(after(wild))[0].keys() == {("overflowed", ("tags",)), ("overflowed", ("text",))}
 

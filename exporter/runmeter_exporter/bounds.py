@@ -128,8 +128,7 @@ def _bound_texts(snapshot: RunSnapshot, changes: dict[str, object]) -> int:
 def bound_tags(tags: object) -> dict[str, str]:
     """Clean tags, at most 8 of 64 characters each way."""
     pairs = sorted(dict(tags).items())[:TAG_LIMIT]  # type: ignore[call-overload]
-    cleaned = ((tag(key), tag(value)) for key, value in pairs)
-    return {key: value for key, value in cleaned if key is not None and value is not None}
+    return {tag(key) or "": tag(value) or "" for key, value in pairs}
 
 
 def _bound_key(key: CellKey) -> CellKey:

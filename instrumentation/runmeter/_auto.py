@@ -29,7 +29,8 @@ def start() -> Handle:
     try:
         if handle.active:
             _join()
-    except Exception:
+    except Exception as error:
+        guard.unless_the_hosts(error)
         guard.once("auto", "runmeter: this process could not join the run it was started in")
     return handle
 

@@ -37,20 +37,20 @@ _LONGEST_NUMBER: Final = 32
 
 
 def identifier(value: object, limit: int = ID_LIMIT) -> str | None:
-    """An id of at most `limit` characters; None where there is none (nothing but space is none).
+    """An id of at most `limit` characters; None where there is none.
 
     One that is longer, or has something in it that no database takes, keeps its head and ends in a digest of the whole.
     """
     if type(value) is str and len(value) <= limit and value.isprintable():
-        return value if value.strip() else None
+        return value or None
     said = _text(value)
     if said is None:
         return None
     kept = said if len(said) <= limit and said.isprintable() else _DIRTY.sub("", said)
     if len(kept) <= limit and kept == said:
-        return kept if kept.strip() else None
+        return kept or None
     digest = blake2b(said.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    return f"{kept[: limit - 17]}~{digest}" if kept.strip() else None
+    return f"{kept[: limit - 17]}~{digest}"
 
 
 def label(value: object, limit: int = LABEL_LIMIT) -> str | None:

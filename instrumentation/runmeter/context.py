@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.trace import Status, StatusCode
 
 from runmeter import guard, semconv
-from runmeter.guard import harmless, once
+from runmeter.guard import harmless, once, unless_the_hosts
 from runmeter.in_force import SCOPE_KEY, Scope, detach, in_force, scope_of
 from runmeter.processor import PROCESSOR, Processor
 from runmeter.runs import RunState
@@ -262,7 +262,8 @@ def _start(
             once("idle", "runmeter: a run began while nothing counts: call runmeter.instrument() first", level=20)
             return Run(processor, processor.state(info), None, None)
         return _begin(processor, info)
-    except Exception:
+    except Exception as error:
+        unless_the_hosts(error)
         once("begin", "runmeter: a run could not begin and is not counted")
         guard.logger.debug("runmeter: a run could not begin", exc_info=True)
         return Run(processor, processor.state(info), None, None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, version
 from typing import Any
 
-from runmeter.guard import logger, once
+from runmeter.guard import logger, once, unless_the_hosts
 
 GROUP = "opentelemetry_instrumentor"
 
@@ -205,6 +205,7 @@ def _switch_on(found: Distribution, tracer_provider: object) -> bool:
             made.instrument(tracer_provider=tracer_provider)
             worked = bool(getattr(made, "_is_instrumented_by_opentelemetry", True)) or worked
         except Exception as error:
+            unless_the_hosts(error)
             # Instrumentations break with the libraries they patch; the host works without them.
             once(f"enable {_name(found)}", "runmeter: %s could not be enabled: %r", _name(found), error)
     if worked:

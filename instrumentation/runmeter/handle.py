@@ -14,7 +14,7 @@ from weakref import ref
 from opentelemetry.sdk.trace import TracerProvider
 
 from runmeter import semconv
-from runmeter.guard import logger, once
+from runmeter.guard import logger, once, unless_the_hosts
 from runmeter.processor import PROCESSOR, Processor
 from runmeter.sink import Sink
 
@@ -84,7 +84,8 @@ class Handle:
         """Write what has settled. True when all of it was written within `timeout` seconds."""
         try:
             return True if self._processor is None else self._processor.flush(_seconds(timeout))
-        except Exception:
+        except Exception as error:
+            unless_the_hosts(error)
             logger.debug("runmeter: flush failed", exc_info=True)
             return False
 
@@ -105,7 +106,8 @@ class Handle:
             if self._scrape is not None:
                 self._scrape.stop()
             return processor.shutdown_sinks(_seconds(timeout))
-        except Exception:
+        except Exception as error:
+            unless_the_hosts(error)
             logger.debug("runmeter: shutdown failed", exc_info=True)
             return False
 
@@ -152,6 +154,7 @@ def instrument(
                 once("again", "runmeter: instrument() was called before; it goes on with the store %s", _active.store)
             return _active
     except Exception as error:
+        unless_the_hosts(error)
         once("instrument", "runmeter: could not instrument, nothing is counted: %r", error)
         logger.debug("runmeter: could not instrument", exc_info=True)
         return Handle(None)
@@ -339,6 +342,7 @@ def _recorder(database_url: str | None, throttle: float, resource: Mapping[str, 
             hint = said if "pip install" in said else f"{said}: {PIP_STORE}"
             once("store", "runmeter: nothing is stored, calls only move OpenTelemetry counters: %s", hint)
         except Exception as error:
+            unless_the_hosts(error)
             once("store", "runmeter: nothing is stored, calls only move OpenTelemetry counters: %s", error)
             logger.debug("runmeter: no recorder", exc_info=True)
         return None

@@ -292,7 +292,8 @@ class Processor(SpanProcessor):
             try:
                 sink.after_fork()
                 self.source_id = getattr(sink, "source_id", self.source_id)
-            except Exception:
+            except Exception as error:
+                guard.unless_the_hosts(error)
                 self._failed("after_fork")
 
     # How.
@@ -350,7 +351,8 @@ class Processor(SpanProcessor):
         for sink in self.fold.runs.sinks:
             try:
                 done = ask(sink, max(0.0, deadline - time.monotonic())) and done
-            except Exception:
+            except Exception as error:
+                guard.unless_the_hosts(error)
                 self._failed("flush")
                 done = False
         return done
@@ -367,7 +369,8 @@ class Processor(SpanProcessor):
         for sink in self.fold.runs.sinks:
             try:
                 sink.lost("error")
-            except Exception:
+            except Exception as error:
+                guard.unless_the_hosts(error)
                 logger.debug("runmeter: a sink could not count a loss", exc_info=True)
 
 

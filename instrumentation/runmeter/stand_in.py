@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.util.types import Attributes
 
-from runmeter.guard import logger, once
+from runmeter.guard import logger, once, unless_the_hosts
 
 
 class StandIn(TracerProvider):
@@ -114,7 +114,8 @@ class _NotYet:
             return
         try:
             self._came(theirs)
-        except Exception:
+        except Exception as error:
+            unless_the_hosts(error)
             once("host", "runmeter: the host's TracerProvider could not be joined; its spans are not counted")
             logger.debug("runmeter: the host's TracerProvider could not be joined", exc_info=True)
         self._stand_in.host = theirs

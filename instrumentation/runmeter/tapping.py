@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from runmeter.guard import logger
+from runmeter.guard import logger, unless_the_hosts
 from runmeter.in_force import scope_of
 from runmeter.processor import PROCESSOR
 
@@ -54,5 +54,6 @@ def _note(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if isinstance(path, str) and path.partition("?")[0].endswith(PATHS):
                 PROCESSOR.mine(scope.run).asked += 1
                 return
-    except Exception:
+    except Exception as error:
+        unless_the_hosts(error)
         logger.debug("runmeter: a call could not be noted", exc_info=True)

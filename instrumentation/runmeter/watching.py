@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from runmeter.guard import logger
+from runmeter.guard import logger, unless_the_hosts
 
 
 class Watcher:
@@ -75,7 +75,8 @@ class Watcher:
         try:
             # On the one loader, whose type and whose other methods stay what tools expect of them.
             loader.exec_module = exec_module
-        except Exception:
+        except Exception as error:
+            unless_the_hosts(error)
             logger.debug("runmeter: the import of %s cannot be watched", spec.name, exc_info=True)
 
     def _has_run(self, name: str) -> None:
@@ -86,5 +87,6 @@ class Watcher:
             return
         try:
             self._came(name)
-        except Exception:
+        except Exception as error:
+            unless_the_hosts(error)
             logger.debug("runmeter: what follows the import of %s failed", name, exc_info=True)
