@@ -72,6 +72,8 @@ class Fold:
         if run is not None and entry.trace.roots <= 0 and run.ended_at is None and run.ending is None:
             # Its first call outlived all of its roots: nothing else is left to end it.
             self._ended(run, "error" if reading.failed else "success", reading.ended_at)
+        if entry.may_be_call:
+            self.call_ended(entry)
 
     def root_began(self, trace: Trace, run: RunState | None) -> None:
         """A span with nothing above it here began."""
@@ -129,6 +131,8 @@ class Fold:
         self._let_go()
 
     def _let_go(self) -> None:
+        if not self._waiting:
+            return
         for run in self._waiting.released(self.leaves):
             self.announce(run)
 

@@ -69,7 +69,7 @@ class OpenSpan:
         self.kids = 0
         """Open spans directly below it."""
         self.may_be_call = False
-        """Of a scope that makes calls or agents, and still open."""
+        """Of a scope that makes calls or agents, not known to be anything else, and still open."""
 
     def read(self) -> Reading | None:
         """What it says so far."""

@@ -238,3 +238,12 @@ def is_plain(scope: str, attributes: Mapping[str, Any] | None, *, below_a_run: b
     if not attributes:
         return True
     return attributes.keys().isdisjoint(plan.deciding_below if below_a_run else plan.deciding)
+
+
+def role_said(attributes: Mapping[str, Any]) -> Role | None:
+    """What a span says in so many words that it is, or is going to be; None where it does not."""
+    for key, table in KINDS:
+        said = attributes.get(key)
+        if type(said) is str and said in table:
+            return table[said]
+    return None

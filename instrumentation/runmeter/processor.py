@@ -18,10 +18,11 @@ from opentelemetry.trace import StatusCode, Tracer
 
 from runmeter import guard, semconv
 from runmeter.call import is_plain, read
-from runmeter.dialects import AGENT, DIALECTS
+from runmeter.dialects import AGENT, CALL, DIALECTS, WEAK
 from runmeter.fold import Fold
 from runmeter.in_force import SCOPE_KEY, Scope
 from runmeter.open_spans import READ, OpenSpan, Trace, attributes_of, ended_span, scope_name, stamp
+from runmeter.plan import role_said
 from runmeter.runs import RunState
 from runmeter.scopes import is_genai
 from runmeter.serial import Serial
@@ -43,6 +44,8 @@ MODEL_SCOPES = (
     "langsmith",
 )
 """How the scopes begin of instrumentations that may see a call which another one sees in a trace of its own."""
+_MAY_BE_CALLS = (None, CALL, WEAK)
+"""What a span may have said that it is when it begins, and be a call after all."""
 GENAI, CALLISH = 1, 2
 """A scope should make calls or agents, or has made some (or is of `MODEL_SCOPES`)."""
 
@@ -112,7 +115,7 @@ class Processor(SpanProcessor):
                 callish = self._meet(instrumentation)
             if callish:
                 entry.callish = callish
-                if callish == CALLISH:
+                if callish == CALLISH and (start is None or role_said(start) in _MAY_BE_CALLS):
                     self._do(self.fold.call_began, entry)
             self._stamp(span, attributes, run, None if scope is None else scope.caller)
             if start is not None and run is None and (trace.run is None or not trace.run.announced):
@@ -150,11 +153,10 @@ class Processor(SpanProcessor):
                     self._scopes[entry.scope] = CALLISH
                 self._do(self.fold.count, reading, entry)
             counted = True
-            if entry.callish:
-                if entry.may_be_call:
-                    self._do(self.fold.call_ended, entry)
-                if plain and is_genai(entry.scope):
-                    self._do(self.fold.runs.saw, entry.scope)
+            if entry.may_be_call:
+                self._do(self.fold.call_ended, entry)
+            if plain and entry.callish and is_genai(entry.scope):
+                self._do(self.fold.runs.saw, entry.scope)
             above = entry.above
             if above is None:
                 failed = span.status.status_code is StatusCode.ERROR

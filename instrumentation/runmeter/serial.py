@@ -26,7 +26,8 @@ class Serial:
 
     def after_fork(self) -> None:
         """In a forked child: the thread that held the lock is not here, and its work is the parent's."""
-        self._lock = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._owner = threading.Condition(self._lock)
         self._working: int | None = None
         self._waiting.clear()
 
@@ -39,7 +40,11 @@ class Serial:
         with self._lock:
             self._working = me
             try:
-                self._try(work, arguments)
+                try:
+                    work(*arguments)
+                except FAULTS as fault:
+                    unless_the_hosts(fault)
+                    self._failed(work.__name__)
                 while self._waiting:
                     self._try(*self._waiting.popleft())
             finally:
@@ -48,7 +53,7 @@ class Serial:
     def _holds(self) -> bool:
         """This thread has the lock: where a signal handler's exception came between, the mark alone may be left."""
         try:
-            self._lock.notify(0)
+            self._owner.notify(0)
         except RuntimeError:
             return False
         return True

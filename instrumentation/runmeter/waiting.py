@@ -64,6 +64,9 @@ class Waiting:
         self._by_scope: dict[str, deque[tuple[int, RunState]]] = {}
         self._for_logs: deque[RunState] = deque()
 
+    def __len__(self) -> int:
+        return len(self._runs)
+
     def __contains__(self, run: RunState) -> bool:
         return self._runs.get(run.info.run_id) is run
 
