@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 from runmeter.call import Reading
@@ -40,10 +40,10 @@ class ByTime(Generic[T]):
     """Entries by key, each key's in the order in which they began."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, list[tuple[int, int, T]]] = {}
-        self._longest: dict[str, int] = {}
+        self._entries: dict[Hashable, list[tuple[int, int, T]]] = {}
+        self._longest: dict[Hashable, int] = {}
 
-    def put(self, key: str, tie: int, entry: T) -> None:
+    def put(self, key: Hashable, tie: int, entry: T) -> None:
         """`tie` tells entries apart that began at the same time."""
         lasted = entry.ended_at - entry.started_at
         entries = self._entries.get(key)
@@ -55,7 +55,7 @@ class ByTime(Generic[T]):
         if lasted > self._longest[key]:
             self._longest[key] = lasted
 
-    def drop(self, key: str, tie: int, started_at: int) -> None:
+    def drop(self, key: Hashable, tie: int, started_at: int) -> None:
         """Forget an entry that was put."""
         entries = self._entries[key]
         del entries[bisect_left(entries, (started_at, tie))]
@@ -63,7 +63,7 @@ class ByTime(Generic[T]):
             del self._entries[key]
             del self._longest[key]
 
-    def near(self, key: str, started_at: int, ended_at: int, *, whenever: bool = False) -> Iterator[T]:
+    def near(self, key: Hashable, started_at: int, ended_at: int, *, whenever: bool = False) -> Iterator[T]:
         """Entries that may have been under way at the same time, or `whenever`: at most `NEIGHBOURS` that began before
         and after."""
         entries = self._entries.get(key)
@@ -82,11 +82,13 @@ class ByTime(Generic[T]):
 class Known:
     """A call as it is known: what a span said, and the run that has it."""
 
-    __slots__ = ("ended_at", "reading", "run_id", "started_at")
+    __slots__ = ("ended_at", "names", "reading", "run_id", "started_at")
 
-    def __init__(self, run_id: str, reading: Reading) -> None:
+    def __init__(self, run_id: str, reading: Reading, names: tuple[str, ...]) -> None:
         self.run_id = run_id
         self.reading = reading
+        self.names = names
+        """Its twin keys."""
         self.started_at = reading.started_at
         self.ended_at = reading.ended_at
 
@@ -98,7 +100,11 @@ class Lookalikes:
         self._limit = limit
         self._known: dict[tuple[int, int], Known] = {}
         self._by_time: ByTime[Known] = ByTime()
+        self._scopes: dict[str, dict[str, int]] = {}
+        """Twin key → instrumentations that told of calls under it, and how many. Each has an order of time of its own:
+        a crowd of one's own kind does not stand between a call and its twin."""
         self._oldest: deque[tuple[int, int]] = deque()
+        self._named: tuple[Reading | None, tuple[str, ...]] = None, ()
 
     def add(self, run_id: str, reading: Reading) -> None:
         """Remember a call, or that `run_id` has it from now on. The oldest are forgotten beyond the limit."""
@@ -107,13 +113,19 @@ class Lookalikes:
         if known is not None:
             known.run_id = run_id
             return
-        names = twin_keys(reading)
+        names = self._names(reading)
         if not names:
             return
-        known = self._known[key] = Known(run_id, reading)
+        known = self._known[key] = Known(run_id, reading, names)
         self._oldest.append(key)
+        scope, tie = reading.scope, hash(key)
         for name in names:
-            self._by_time.put(name, hash(key), known)
+            self._by_time.put((name, scope), tie, known)
+            scopes = self._scopes.get(name)
+            if scopes is None:
+                self._scopes[name] = {scope: 1}
+            else:
+                scopes[scope] = scopes.get(scope, 0) + 1
         if len(self._oldest) > self._limit:
             self._forget(self._oldest.popleft())
 
@@ -127,9 +139,8 @@ class Lookalikes:
         best: Likeness | None = None
         twin: Known | None = None
         found: dict[tuple[int, int], tuple[Likeness, Known]] = {}
-        for name in twin_keys(reading):
-            near = list(self._near(name, reading))
-            for known in near:
+        for name in self._names(reading):
+            for known in self._near(name, reading):
                 other = known.reading
                 if other.key == reading.key:
                     continue
@@ -142,49 +153,63 @@ class Lookalikes:
                 found[other.key] = likeness, known
                 if best is not None and likeness >= best:
                     continue
-                if likeness[0] == BY_ID or not _taken(known, reading, likeness, near):
+                if likeness[0] == BY_ID or not self._taken(name, known, reading, likeness):
                     best, twin = likeness, known
         if best is None or twin is None or (best[0] != BY_ID and home is not None and home[0] <= best[0]):
             return None
         rest = [
             known
             for _, known in found.values()
-            if known is not twin
-            and known.run_id == twin.run_id
-            and _belong(twin.reading, known.reading)
+            if known is not twin and known.run_id == twin.run_id and _belong(twin.reading, known.reading)
         ]
         return best[0], [twin, *rest]
 
     def runs(self, reading: Reading) -> set[str]:
         """The runs that have, or may have, the same call."""
         found: set[str] = set()
-        for name in twin_keys(reading):
+        for name in self._names(reading):
             for known in self._near(name, reading):
                 other = known.reading
                 if known.run_id not in found and other.key != reading.key and alike(reading, other) is not None:
                     found.add(known.run_id)
         return found
 
+    def _names(self, reading: Reading) -> tuple[str, ...]:
+        """Its twin keys: who looks for a call's twin remembers it next."""
+        if self._named[0] is not reading:
+            self._named = reading, twin_keys(reading)
+        return self._named[1]
+
     def _near(self, name: str, reading: Reading) -> Iterator[Known]:
-        return self._by_time.near(name, reading.started_at, reading.ended_at, whenever=reading.tells == REREAD)
+        whenever = reading.tells == REREAD
+        for scope in self._scopes.get(name, ()):
+            # One instrumentation tells of a call once, but for a stream's log and for what is known by an id.
+            if scope != reading.scope or "=" in name or reading.stream_log or reading.usage is None:
+                yield from self._by_time.near((name, scope), reading.started_at, reading.ended_at, whenever=whenever)
+
+    def _taken(self, name: str, known: Known, reading: Reading, likeness: Likeness) -> bool:
+        """Its run has another span of this instrumentation, which has to do with it as plainly."""
+        for rival in self._by_time.near((name, reading.scope), known.started_at, known.ended_at):
+            if rival is not known and rival.run_id == known.run_id:
+                theirs = alike(rival.reading, known.reading)
+                if theirs is not None and theirs[0] <= likeness[0]:
+                    return True
+        return False
 
     def _forget(self, key: tuple[int, int]) -> None:
         known = self._known.pop(key)
-        for name in twin_keys(known.reading):
-            self._by_time.drop(name, hash(key), known.started_at)
+        scope = known.reading.scope
+        for name in known.names:
+            self._by_time.drop((name, scope), hash(key), known.started_at)
+            scopes = self._scopes[name]
+            scopes[scope] -= 1
+            if not scopes[scope]:
+                del scopes[scope]
+                if not scopes:
+                    del self._scopes[name]
 
 
 def _belong(twin: Reading, other: Reading) -> bool:
     """They move together: other instrumentations' spans of the call, and answers to it that were read again."""
     likeness = alike(twin, other)
     return likeness is not None and (likeness[0] == BY_ID or twin.scope != other.scope)
-
-
-def _taken(known: Known, reading: Reading, likeness: Likeness, near: list[Known]) -> bool:
-    """Its run has another span of this instrumentation, which has to do with it as plainly."""
-    for rival in near:
-        if rival is not known and rival.run_id == known.run_id and rival.reading.scope == reading.scope:
-            theirs = alike(rival.reading, known.reading)
-            if theirs is not None and theirs[0] <= likeness[0]:
-                return True
-    return False
