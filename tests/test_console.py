@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 import time
@@ -214,6 +215,10 @@ def test_a_hand_at_a_terminal_is_asked(typed: str, options: tuple[str, ...], cod
         said += os.read(ours, 4096)
     os.write(ours, typed.encode())
     while True:
+        # Ctrl-C between the prompt and the wait for an answer is noticed with the next key, as everywhere.
+        if not select.select([ours], [], [], 2)[0]:
+            os.write(ours, typed.encode())
+            continue
         try:
             more = os.read(ours, 4096)
         except OSError:

@@ -84,7 +84,7 @@ def test_a_source_names_fifty_scopes() -> None:
     rows = {row["scope"]: row for row in scopes.by_scope(counts)}
     assert (len(rows), rows["other"]["spans_seen"]) == (51, 150)
     assert rows["scope-7"]["set_aside"] == {"repeat": 1}
-    assert scopes.Labels().label(SEEN, "\0 a b" + "x" * 500) == "seen \N{REPLACEMENT CHARACTER} a b" + "x" * 91
+    assert scopes.Labels().label(SEEN, "\0 a b" + "x" * 500) == "seen a b" + "x" * 93
     assert scopes.Labels().label(SEEN, " ") == "seen (no scope)"
 
 

@@ -230,7 +230,7 @@ def test_huge_pages_cursors_and_questions_are_refused(rest: Server) -> None:
         "/api/runs?cursor=" + "W1tb" * 200,
         "/api/usage/daily?group_by=" + "tag.x," * 3000,
         "/api/runs?" + "&".join(f"a{n}=1" for n in range(3000)),
-        "/api/threads/" + "%F0%9F%99%82" * 2000 + "/token-usage",
+        "/api/threads/" + "%F0%9F%99%82" * 5000 + "/token-usage",
         "/api/runs?thread_id=" + "x" * 60_000,
     ):
         answer = ask(rest, path)

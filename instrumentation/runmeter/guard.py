@@ -22,7 +22,7 @@ FAULTS: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, R
 """What our own code can raise where it meets what it did not expect. Anything else that comes up in it is the host's:
 Celery's soft time limit and its like are raised by signal handlers in whatever code runs just then."""
 
-_told: set[str] = set()
+_said: set[str] = set()
 
 
 def unless_the_hosts(error: BaseException, first: Callable[[], None] | None = None) -> None:
@@ -55,9 +55,9 @@ def _code(handler: object) -> CodeType | None:
 
 def once(key: str, message: str, *arguments: object, level: int = logging.WARNING) -> None:
     """Log it the first time only; `key` tells complaints apart, and at most 256 are ever kept."""
-    if key in _told or len(_told) >= 256:
+    if key in _said or len(_said) >= 256:
         return
-    _told.add(key)
+    _said.add(key)
     logger.log(level, message, *arguments)
 
 
@@ -82,12 +82,12 @@ def harmless(otherwise: T) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 def text(value: object) -> str | None:
     """A label: clean text to read, or None where there is nothing usable; what is no text is as it prints."""
-    return clean.label(_said(value))
+    return clean.label(_printed(value))
 
 
 def identifier(value: object) -> str | None:
     """An id as it is stored, or None where there is nothing usable; what is no text is taken as what it prints."""
-    return clean.identifier(_said(value))
+    return clean.identifier(_printed(value))
 
 
 def count(value: object) -> int | None:
@@ -120,7 +120,7 @@ def tags(value: object) -> dict[str, str]:
         once("tags", "runmeter: tags that cannot be listed were left out")
         return {}
     for key, content in items[: clean.MAX_TAGS]:
-        name, words = clean.tag(_said(key)), clean.tag(_said(content))
+        name, words = clean.tag(_printed(key)), clean.tag(_printed(content))
         if name is not None and words is not None:
             found[name] = words
     if len(items) > clean.MAX_TAGS:
@@ -128,7 +128,7 @@ def tags(value: object) -> dict[str, str]:
     return found
 
 
-def _said(value: object) -> object:
+def _printed(value: object) -> object:
     """Text as it is, anything else as it prints."""
     if value is None or isinstance(value, str):
         return value
