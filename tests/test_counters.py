@@ -60,8 +60,8 @@ def test_a_call_moves_the_counters_of_the_conventions(scrape: Scrape) -> None:
         call(input_tokens=746, output_tokens=65, cache_read_tokens=200, cache_write_tokens=30, reasoning_tokens=7)
     )
     labels = (
-        '{gen_ai_provider_name="openai",gen_ai_response_model="m",gen_ai_token_modality="unknown",'
-        'runmeter_caller="lead_agent"}'
+        '{gen_ai_operation_name="chat",gen_ai_provider_name="openai",gen_ai_response_model="m",'
+        'gen_ai_token_modality="unknown",runmeter_caller="lead_agent"}'
     )
     usage = "gen_ai_client_inference_usage"
     assert {line: value for line, value in scrape.lines().items() if line.startswith(usage)} == {

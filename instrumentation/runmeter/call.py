@@ -29,6 +29,7 @@ from runmeter.dialects import (
     Role,
 )
 from runmeter.guard import unless_the_hosts
+from runmeter.operations import CHAT, operation_of
 from runmeter.plan import is_plain, plan_of
 from runmeter.reading import Reading
 from runmeter.spans import EndedSpan
@@ -70,6 +71,8 @@ def _read(span: EndedSpan) -> Reading:
     retries = 0
     stream_log = False
     tells = WHOLE
+    operation = CHAT
+    request_model = error = None
     reasons: list[str] = []
     if role is not PLAIN and role is not TOOL:
         usage, raw_model, raw_id = usage_of(usual, shape, dialect, name, attributes, reasons)
@@ -77,6 +80,12 @@ def _read(span: EndedSpan) -> Reading:
             role = PLAIN
         elif role is CALL or role is WEAK:
             response_id = clean.identifier(usual[5]) or raw_id
+            operation = operation_of(shape.kinds, attributes)
+            if shape.requested is not None:
+                asked = attributes[shape.requested]
+                request_model = model if asked is usual[6] else clean.label(asked)
+            if failed and semconv.ERROR_TYPE in attributes:
+                error = clean.label(attributes[semconv.ERROR_TYPE])
             model = model or raw_model
             if seldom:
                 cost, messages, retries = _priced(seldom, reasons)
@@ -151,6 +160,9 @@ def _read(span: EndedSpan) -> Reading:
             dialect.aggregates_count,
             tuple(reasons),
             tells,
+            operation,
+            request_model,
+            error,
         ),
     )
     return reading

@@ -77,13 +77,15 @@ _SHAPE_KEYS: Final = 64
 class Shape:
     """How to read the spans of one scope that have one set of keys."""
 
-    __slots__ = ("_asked", "_order", "_rivals", "input_keys", "kinds", "seldom_keys")
+    __slots__ = ("_asked", "_order", "_rivals", "input_keys", "kinds", "requested", "seldom_keys")
 
     def __init__(self, keys: Mapping[str, Sequence[str]]) -> None:
         """`keys`: those present of each field, the preferred one first."""
         self.kinds = tuple((keys[name][0], table) for name, (_, table) in zip(_KINDS, KINDS, strict=True) if keys[name])
         """(key, what its values mean) of the keys that say what the span is, in the order of belief."""
         self.input_keys = tuple(keys["input"])
+        self.requested = next((key for key in keys["model"] if key in semconv.REQUESTED), None)
+        """The key that says which model was asked for."""
         self.seldom_keys = tuple((name, tuple(keys[name])) for name in SELDOM if keys[name])
         usual = [keys[name] for name in USUAL]
         self._rivals = tuple((place, names) for place, names in enumerate(usual) if len(names) > 1)

@@ -6,6 +6,7 @@ import json
 from typing import Final, NamedTuple
 
 from runmeter.dialects import PLAIN, WHOLE
+from runmeter.operations import CHAT
 from runmeter.usage import Usage
 
 
@@ -55,6 +56,13 @@ class Reading(NamedTuple):
     """Why something on the span was not taken: `negative`, `too_large`, `malformed`, `unreadable`."""
     tells: int = WHOLE
     """What of a call the span tells: `WHOLE`, `REREAD` or `BEGINNING`."""
+    # New fields come last and have a default: what an older runmeter packed is read as well.
+    operation: str = CHAT
+    """Of a call: the conventions' name of what was asked of the model."""
+    request_model: str | None = None
+    """The model that was asked for, where the span says that it is that one."""
+    error: str | None = None
+    """Of a failed call: the kind of error, where the span names it."""
 
     @property
     def key(self) -> tuple[int, int]:

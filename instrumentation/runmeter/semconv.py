@@ -109,6 +109,9 @@ PROVIDER: Final = (
     "llm.system",
     "ai.model.provider",
 )
+REQUESTED: Final = (REQUEST_MODEL, "ai.model.id")
+"""Those of `MODEL` that say which model was asked for."""
+ERROR_TYPE: Final = "error.type"
 RESPONSE: Final = (RESPONSE_ID, "ai.response.id")
 THREAD: Final = (
     CONVERSATION_ID,

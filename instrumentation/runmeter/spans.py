@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from runmeter.operations import CHAT
 from runmeter.usage import Usage
+
+UNNAMED: Final = "_OTHER"
+"""What the conventions call an error without a name."""
 
 
 class EndedSpan(NamedTuple):
@@ -48,6 +52,14 @@ class Call(NamedTuple):
     """What the instrumentation says the call cost; used only where no price is known."""
     ended_at: int
     """Nanoseconds since the epoch; its UTC day is the cell's day."""
+    operation: str = CHAT
+    """The conventions' name of what was asked of the model; one of `SUMMARIES` where nobody saw the calls."""
+    request_model: str | None = None
+    """The model that was asked for, where that is known."""
+    started_at: int = 0
+    """Nanoseconds since the epoch; 0 where nobody saw the call from its beginning to its end."""
+    error: str | None = None
+    """Of a call that failed: the kind of error, `UNNAMED` where nobody names it; None of one that did not."""
 
 
 class Change(NamedTuple):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from runmeter.call import Reading
 from runmeter.counting.tree import Node, ancestors, caller_of
-from runmeter.spans import Call
+from runmeter.dialects import AGENT, AGGREGATE, WHOLE
+from runmeter.operations import CHAT, INVOKE_AGENT, INVOKE_WORKFLOW
+from runmeter.semconv import SCOPE
+from runmeter.spans import UNNAMED, Call
 from runmeter.usage import Usage
 
 UNKNOWN: Final = "unknown"
+_SUMMARIES: Final[Mapping[int, str]] = {AGENT: INVOKE_AGENT, AGGREGATE: INVOKE_WORKFLOW}
+_BRIEF: Final = 1_000_000
+"""Nanoseconds in which no model answers."""
 _new: Final[Any] = tuple.__new__
 
 
@@ -33,6 +39,10 @@ def call_of_one(node: Node, caller: str | None = None) -> Call:
         reading.messages,
         reading.retries,
         reading.ended_at,
+        _SUMMARIES.get(node.role) or reading.operation,
+        reading.request_model,
+        _began(reading),
+        reading.error,
     )
 
 
@@ -65,6 +75,10 @@ def call_of(nodes: Sequence[Node]) -> Call:
         next((reading.messages for reading in readings if reading.messages is not None), None),
         max(reading.retries for reading in readings),
         best.ended_at,
+        next((reading.operation for reading in readings if reading.operation != CHAT), CHAT),
+        next((reading.request_model for reading in readings if reading.request_model), None),
+        _began(best),
+        best.error or next((reading.error for reading in readings if reading.error), None),
     )
 
 
@@ -79,6 +93,15 @@ def _model_above(node: Node) -> str | None:
         if above.reading is not None and above.reading.model is not None:
             return above.reading.model
     return None
+
+
+def _began(reading: Reading) -> int:
+    """When the call began, or 0 where the span is not as long as the call: one that tells of its beginning only, or
+    that was made to say what a call has used (`record_usage`)."""
+    took = reading.ended_at - reading.started_at
+    if took <= 0 or reading.tells != WHOLE or (took < _BRIEF and reading.scope == SCOPE):
+        return 0
+    return reading.started_at
 
 
 def _rank(node: Node) -> tuple[int, int, int, int]:
@@ -100,6 +123,10 @@ def _call(
     messages: int | None,
     retries: int,
     ended_at: int,
+    operation: str,
+    request_model: str | None,
+    started_at: int,
+    error: str | None,
 ) -> Call:
     if messages is None:
         messages = 1
@@ -110,5 +137,23 @@ def _call(
         counts = Usage(failures=1 + retries)
     else:
         counts = Usage(calls=1, failures=retries, calls_without_usage=1, messages=messages)
-    call: Call = _new(Call, (provider or UNKNOWN, model or UNKNOWN, caller, counts, cost, ended_at))
+    if failed:
+        error = error or UNNAMED
+    elif error is not None:
+        error = None
+    call: Call = _new(
+        Call,
+        (
+            provider or UNKNOWN,
+            model or UNKNOWN,
+            caller,
+            counts,
+            cost,
+            ended_at,
+            operation,
+            request_model,
+            started_at,
+            error,
+        ),
+    )
     return call
