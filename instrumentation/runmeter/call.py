@@ -72,7 +72,7 @@ def _read(span: EndedSpan) -> Reading:
     stream_log = False
     tells = WHOLE
     operation = CHAT
-    request_model = error = None
+    request_model = error = first_chunk = None
     reasons: list[str] = []
     if role is not PLAIN and role is not TOOL:
         usage, raw_model, raw_id = usage_of(usual, shape, dialect, name, attributes, reasons)
@@ -86,6 +86,8 @@ def _read(span: EndedSpan) -> Reading:
                 request_model = model if asked is usual[6] else clean.label(asked)
             if failed and semconv.ERROR_TYPE in attributes:
                 error = clean.label(attributes[semconv.ERROR_TYPE])
+            if semconv.FIRST_CHUNK in attributes:
+                first_chunk = _seconds(attributes[semconv.FIRST_CHUNK])
             model = model or raw_model
             if seldom:
                 cost, messages, retries = _priced(seldom, reasons)
@@ -163,6 +165,7 @@ def _read(span: EndedSpan) -> Reading:
             operation,
             request_model,
             error,
+            first_chunk,
         ),
     )
     return reading
@@ -237,6 +240,10 @@ def _split(model: str | None) -> tuple[str | None, str | None]:
     """(provider, model) of `provider/model`."""
     before, _, after = (model or "").partition("/")
     return (as_provider(before), after) if after else (None, model)
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if type(value) in (float, int) and 0 <= value < 1e6 else None  # type: ignore[operator,arg-type]
 
 
 def _stream_began(attributes: Mapping[str, Any], logged_at: int) -> int:

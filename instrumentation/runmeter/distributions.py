@@ -42,6 +42,7 @@ class _Histograms(NamedTuple):
     input_tokens: Histogram
     output_tokens: Histogram
     duration: Histogram
+    first_chunk: Histogram
     embeddings_tokens: Histogram
     embeddings_duration: Histogram
 
@@ -64,6 +65,7 @@ class Distributions:
             _tokens(meter, "gen_ai.client.inference.operation.input_tokens", "Tokens sent in one operation."),
             _tokens(meter, "gen_ai.client.inference.operation.output_tokens", "Tokens generated in one operation."),
             _seconds(meter, "gen_ai.client.inference.duration", "How long one operation took."),
+            _seconds(meter, "gen_ai.client.inference.time_to_first_chunk", "How long a stream's first chunk took."),
             _tokens(meter, "gen_ai.client.embeddings.operation.input_tokens", "Tokens sent in one embeddings call."),
             _seconds(meter, "gen_ai.client.embeddings.duration", "How long one embeddings call took."),
         )
@@ -122,6 +124,8 @@ class Distributions:
             histograms.output_tokens.record(usage[1], attributes)
             if seconds is not None:
                 histograms.duration.record(seconds, attributes)
+            if call.first_chunk is not None:
+                histograms.first_chunk.record(call.first_chunk, dict(labels))  # by the conventions, without the error
         if gone:
             self._shown = [shown for shown in self._shown if all(reference() is not None for reference in shown)]
 

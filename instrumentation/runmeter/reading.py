@@ -63,6 +63,8 @@ class Reading(NamedTuple):
     """The model that was asked for, where the span says that it is that one."""
     error: str | None = None
     """Of a failed call: the kind of error, where the span names it."""
+    first_chunk: float | None = None
+    """Of a streamed call: seconds until its first chunk came, where the span says so."""
 
     @property
     def key(self) -> tuple[int, int]:

@@ -112,6 +112,7 @@ PROVIDER: Final = (
 REQUESTED: Final = (REQUEST_MODEL, "ai.model.id")
 """Those of `MODEL` that say which model was asked for."""
 ERROR_TYPE: Final = "error.type"
+FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
 RESPONSE: Final = (RESPONSE_ID, "ai.response.id")
 THREAD: Final = (
     CONVERSATION_ID,

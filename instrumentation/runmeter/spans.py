@@ -60,6 +60,8 @@ class Call(NamedTuple):
     """Nanoseconds since the epoch; 0 where nobody saw the call from its beginning to its end."""
     error: str | None = None
     """Of a call that failed: the kind of error, `UNNAMED` where nobody names it; None of one that did not."""
+    first_chunk: float | None = None
+    """Of a streamed call: seconds until its first chunk came, where that is known."""
 
 
 class Change(NamedTuple):

@@ -43,6 +43,7 @@ def call_of_one(node: Node, caller: str | None = None) -> Call:
         reading.request_model,
         _began(reading),
         reading.error,
+        reading.first_chunk,
     )
 
 
@@ -79,6 +80,7 @@ def call_of(nodes: Sequence[Node]) -> Call:
         next((reading.request_model for reading in readings if reading.request_model), None),
         _began(best),
         best.error or next((reading.error for reading in readings if reading.error), None),
+        next((reading.first_chunk for reading in readings if reading.first_chunk is not None), None),
     )
 
 
@@ -127,6 +129,7 @@ def _call(
     request_model: str | None,
     started_at: int,
     error: str | None,
+    first_chunk: float | None,
 ) -> Call:
     if messages is None:
         messages = 1
@@ -154,6 +157,7 @@ def _call(
             request_model,
             started_at,
             error,
+            first_chunk,
         ),
     )
     return call
