@@ -165,7 +165,7 @@ def run(packages: str, python: Path, work: Path) -> list[tuple[Block, str]]:
         try:
             if "runmeter" in packages:
                 return [(block, runner.run(block)) for block in mine]
-            runner.serve(sys.executable, "-m", "runmeter._main")
+            runner.serve(sys.executable, "-m", "runmeter.launch.main")
             said = [(block, runner.run(block)) for block in mine]
             counted, truth = runner.counted(), provider.truth()
             if counted != truth["input_tokens"] + truth["output_tokens"]:

@@ -17,7 +17,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from otlp_requests import difference, usage_of
 
-from runmeter.processor import Processor
+from runmeter.otel.processor import Processor
 from runmeter.spans import EndedSpan
 from runmeter.usage import ZERO, Usage
 from runmeter_exporter.ingest.ingest import Ingest

@@ -18,8 +18,9 @@ import tempfile
 from pathlib import Path
 
 IMPORTS = (
-    "runmeter", "runmeter.counters", "runmeter.doctor", "runmeter.exec", "runmeter.providers", "runmeter.record",
-    "runmeter_exporter.prices.known_prices", "runmeter_exporter.recorder", "runmeter_exporter.store.sql",
+    "runmeter", "runmeter.otel.counters", "runmeter.otel.providers", "runmeter.otel.record",
+    "runmeter.launch.doctor", "runmeter.launch.exec",
+    "runmeter_exporter.prices.known_prices", "runmeter_exporter.recorder", "runmeter_exporter.store.sql.store",
     "genai_prices.data", "opentelemetry.sdk.metrics.export",
     "opentelemetry.sdk.trace.export.in_memory_span_exporter", "sqlalchemy.dialects.sqlite",
 )  # fmt: skip

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from runmeter.sink import STATUSES, TERMINAL
 from runmeter.usage import Usage
-from runmeter_exporter.run import CellKey, Heartbeat, RunSnapshot
 from runmeter_exporter.store import RunStore
+from runmeter_exporter.totals.run import CellKey, Heartbeat, RunSnapshot
 
 NOON = 1_780_000_000 * 10**9
 SECOND = 10**9

@@ -10,7 +10,7 @@ from http.client import HTTPMessage, HTTPResponse
 from io import BufferedReader
 from typing import Any, NamedTuple
 
-from runmeter_exporter.web.server import Server
+from runmeter_exporter.http.server import Server
 
 PATIENCE = 60.0
 """Seconds after which a test gives up waiting for an answer: a busy machine is no failure."""

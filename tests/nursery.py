@@ -16,9 +16,12 @@ import sys
 
 import runmeter
 
-for module in ("genai_prices.data", "psycopg", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite",
-               "runmeter.counters", "runmeter.enable", "runmeter.providers", "runmeter.record", "runmeter.sampling",
-               "runmeter_exporter.prices.known_prices", "runmeter_exporter.recorder", "runmeter_exporter.store.sql"):
+for module in (
+    "genai_prices.data", "psycopg", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite",
+    "runmeter.otel.counters", "runmeter.otel.clients", "runmeter.otel.providers", "runmeter.otel.record",
+    "runmeter.otel.sampling", "runmeter_exporter.prices.known_prices", "runmeter_exporter.recorder",
+    "runmeter_exporter.store.sql.store",
+):  # fmt: skip
     importlib.import_module(module)  # once here, rather than for seconds in every child
 
 

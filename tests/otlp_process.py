@@ -48,10 +48,10 @@ class OtlpProcess:
 
 
 def _serve(database_url: str, port: int, ready: int) -> None:
+    from runmeter_exporter.http.server import Server
     from runmeter_exporter.ingest.ingest import Ingest
     from runmeter_exporter.store import StoreError, open_store
     from runmeter_exporter.web.app import create_otlp_app
-    from runmeter_exporter.web.server import Server
 
     store = open_store(database_url, create=True)
     ingest = Ingest(store, price=lambda call: call.usage)

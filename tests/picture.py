@@ -30,7 +30,7 @@ def main(file: Path) -> int:
     command = [
         sys.executable,
         "-m",
-        "runmeter._main",
+        "runmeter.launch.main",
         "demo",
         "--listen",
         "127.0.0.1:0",

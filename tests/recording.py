@@ -10,9 +10,9 @@ from typing import Any
 from runmeter.sink import RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
-from runmeter_exporter.run import Heartbeat, RunSnapshot
 from runmeter_exporter.store import StoreUnavailable, Transaction, WriteResult
-from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.store.memory.store import MemoryRunStore
+from runmeter_exporter.totals.run import Heartbeat, RunSnapshot
 
 NOON = 1_763_812_800 * 10**9
 """2025-11-22T12:00:00Z in nanoseconds."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from runmeter.sink import TERMINAL
 from runmeter.usage import Usage
-from runmeter_exporter.run import CellKey, RunSnapshot
+from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 SECOND = 10**9
 START = 1_700_000_000 * SECOND

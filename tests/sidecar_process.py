@@ -52,7 +52,7 @@ class Sidecar:
     def start(self) -> Sidecar:
         """Start and wait until it has printed its addresses and is ready."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "runmeter._main", "serve", "--database-url", self.database_url,
+            [sys.executable, "-m", "runmeter.launch.main", "serve", "--database-url", self.database_url,
              "--listen", self._listen, "--otlp-listen", self._otlp, *self._options],
             env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )

@@ -19,9 +19,9 @@ from runmeter.usage import Usage
 from runmeter_exporter.reaper import Reaper
 from runmeter_exporter.recorder.core import RecorderCore
 from runmeter_exporter.recorder.totals import End
-from runmeter_exporter.run import RunSnapshot, StoredRun
 from runmeter_exporter.store import StoreUnavailable
-from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.store.memory.store import MemoryRunStore
+from runmeter_exporter.totals.run import RunSnapshot, StoredRun
 
 SECOND = 10**9
 DAY = 86_400 * SECOND

@@ -15,10 +15,10 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from runmeter_exporter.store.memory import MemoryRunStore
-from runmeter_exporter.web.access import Access, AccessError, Token, hostname, is_loopback, origin_of, require_token
+from runmeter_exporter.http.access import Access, AccessError, Token, hostname, is_loopback, origin_of, require_token
+from runmeter_exporter.http.problems import Problem
+from runmeter_exporter.store.memory.store import MemoryRunStore
 from runmeter_exporter.web.app import create_app, create_otlp_app
-from runmeter_exporter.web.problems import Problem
 
 
 class Accepting:

@@ -17,7 +17,7 @@ from prometheus_process import Prometheus
 from provider import Provider
 from sidecar_process import until
 
-from runmeter.prometheus import Address, parse
+from runmeter.otel.prometheus import Address, parse
 
 AGENT = """
 import sys
@@ -64,7 +64,7 @@ def agent(provider: Provider, store: str, port: int, how: str) -> Iterator[None]
     if how.startswith("opentelemetry-instrument"):
         python = [tool, *python]
     elif how.startswith("runmeter exec"):
-        python = [sys.executable, "-m", "runmeter._main", "exec", "--", *python]
+        python = [sys.executable, "-m", "runmeter.launch.main", "exec", "--", *python]
     if how == "argument":
         first = ARGUMENT.format(port=port)
     elif how == "argument after the host":

@@ -18,9 +18,9 @@ from runs_kit import snapshot, usage
 from werkzeug.test import TestResponse
 
 from runmeter.usage import Usage
-from runmeter_exporter.run import CellKey
 from runmeter_exporter.store import RunStore, open_store
-from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.store.memory.store import MemoryRunStore
+from runmeter_exporter.totals.run import CellKey
 from runmeter_exporter.web.app import create_app
 
 THREAD_FIELDS = [

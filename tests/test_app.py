@@ -14,7 +14,7 @@ from runs_kit import snapshot
 
 from runmeter_exporter.scrape import Scraper
 from runmeter_exporter.store import SchemaMismatch, StoreUnavailable
-from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.store.memory.store import MemoryRunStore
 from runmeter_exporter.web.app import create_app, create_metrics_app, create_otlp_app
 
 PROBLEM = "application/problem+json"

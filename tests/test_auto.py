@@ -41,7 +41,7 @@ trace.set_tracer_provider(provider)
 
 EXEC = """
 import sys
-from runmeter.exec import exec_command
+from runmeter.launch.exec import exec_command
 url, run_id, *command = sys.argv[1:]
 sys.exit(exec_command(command, run_id=run_id, thread_id="t", agent="cli", database_url=url))
 """

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runmeter import semconv
-from runmeter.call import ID_LIMIT, LABEL_LIMIT, Reading, Role, is_plain, read
 from runmeter.counting.settler import Settler
-from runmeter.dialects import BEGINNING, DIALECTS, REREAD, WHOLE
+from runmeter.reading import semconv
+from runmeter.reading.libraries import LIBRARIES
+from runmeter.reading.read import ID_LIMIT, LABEL_LIMIT, Reading, Role, is_plain, read
+from runmeter.reading.roles import BEGINNING, REREAD, WHOLE
 from runmeter.spans import EndedSpan
 from runmeter.usage import COUNT_LIMIT, Usage
 
@@ -300,7 +301,7 @@ def hostile_span(source: random.Random, big: str) -> EndedSpan:
     span_id = source.randrange(1, 200)
     return span(
         attributes,
-        scope=source.choice([*DIALECTS, "x", "", semconv.SCOPE]),
+        scope=source.choice([*LIBRARIES, "x", "", semconv.SCOPE]),
         name=source.choice(["chat x", "call_llm", "raw_gen_ai_request", "agent_run [", "agent_run [x]", "", big]),
         trace_id=source.choice([1, 2]),
         span_id=span_id,

@@ -165,7 +165,7 @@ def test_a_schema_of_another_version(
     """An agent that finds another version's tables says so once, writes nothing, works on, and writes when it may."""
     from sqlalchemy import update
 
-    from runmeter_exporter.store.schema import VERSION, meta
+    from runmeter_exporter.store.sql.schema import VERSION, meta
 
     store: Any = open_stores(sql_url)
     store.usage()  # makes the schema

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from runmeter.usage import Usage
 from runmeter_exporter import cli, open_store
 from runmeter_exporter.console import options, tables
-from runmeter_exporter.run import CellKey, RunSnapshot
+from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 SECOND = 10**9
 DAY = 86400 * SECOND
@@ -146,7 +146,7 @@ def test_prune_keeps_the_totals_and_verify_balances(run: Run) -> None:
 
 def test_verify_names_differences_and_exits_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that does not balance is not exit code 0."""
-    from runmeter_exporter.store.sql import SqlRunStore
+    from runmeter_exporter.store.sql.store import SqlRunStore
 
     monkeypatch.setattr(SqlRunStore, "verify", lambda self: ["total: 5 stored, 6 summed"])
     assert run("verify")[:2] == (1, "total: 5 stored, 6 summed\n")

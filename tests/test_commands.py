@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runmeter import _main, commands
+from runmeter.launch import commands
+from runmeter.launch import main as _main
 from runmeter_exporter import cli, open_store
 from runmeter_exporter.console import plain
 
@@ -30,7 +31,7 @@ class Hide:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hide())
 sys.argv = ["runmeter", *{list(arguments)!r}]
-from runmeter._main import main
+from runmeter.launch.main import main
 main()
 """
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RUNMETER_", "OTEL_"))}

@@ -20,8 +20,8 @@ import pytest
 
 from runmeter.usage import Usage
 from runmeter_exporter import StoreMissing, cli, open_store
-from runmeter_exporter.run import CellKey, RunSnapshot
 from runmeter_exporter.store import RunStore, default_url
+from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 SECOND = 10**9
 DAY = 86400 * SECOND
@@ -206,7 +206,8 @@ def test_a_script_is_not_asked_and_is_told_what_stays(run: Run, url: str) -> Non
 def test_a_hand_at_a_terminal_is_asked(typed: str, options: tuple[str, ...], code: int, left: int, url: str) -> None:
     """With what would go; the default answer is no."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "runmeter._main", "prune", "--database-url", url, "--older-than", "30d", *options]
+    prune = ["prune", "--database-url", url, "--older-than", "30d", *options]
+    command = [sys.executable, "-m", "runmeter.launch.main", *prune]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
                                preexec_fn=lambda: _control(0))  # fmt: skip
     os.close(theirs)

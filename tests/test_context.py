@@ -18,8 +18,8 @@ from opentelemetry import baggage, propagate, trace
 from opentelemetry.context import attach, detach, get_current
 
 import runmeter
-from runmeter.context import outcome
-from runmeter.processor import PROCESSOR
+from runmeter.otel.context import outcome
+from runmeter.otel.processor import PROCESSOR
 
 
 @pytest.fixture

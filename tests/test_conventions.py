@@ -25,11 +25,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from provider import Provider
 
 import runmeter
-from runmeter import semconv
-from runmeter.counters import Counters
-from runmeter.distributions import FULL, Distributions
-from runmeter.operations import WELL_KNOWN
-from runmeter.processor import PROCESSOR
+from runmeter.otel.counters import Counters
+from runmeter.otel.distributions import FULL, Distributions
+from runmeter.otel.processor import PROCESSOR
+from runmeter.reading import semconv
+from runmeter.reading.operations import WELL_KNOWN
 from runmeter.sink import RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage

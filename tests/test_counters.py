@@ -13,7 +13,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
 
-from runmeter.counters import LIMIT, Counters, counters_for
+from runmeter.otel.counters import LIMIT, Counters, counters_for
 from runmeter.sink import RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage

@@ -74,7 +74,7 @@ def test_every_number_of_the_fleet_equals_the_providers(tmp_path: Path) -> None:
 @contextmanager
 def demo(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str], list[psutil.Process]]]:
     """A demo whose agents are at work: its process, the addresses it printed, and its children."""
-    command = [sys.executable, "-m", "runmeter._main", "demo", "--listen", "127.0.0.1:0", "--otlp-listen",
+    command = [sys.executable, "-m", "runmeter.launch.main", "demo", "--listen", "127.0.0.1:0", "--otlp-listen",
                "127.0.0.1:0", "--answer-time", "0.2s", *options]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     children: list[psutil.Process] = []
@@ -161,7 +161,7 @@ def _persona(process: psutil.Process) -> str:
 
 def test_with_a_number_of_runs_it_ends_by_itself_and_compares(tmp_path: Path) -> None:
     """Both sides' numbers are shown, and agree."""
-    command = [sys.executable, "-m", "runmeter._main", "demo", "--listen", "127.0.0.1:0", "--otlp-listen", "",
+    command = [sys.executable, "-m", "runmeter.launch.main", "demo", "--listen", "127.0.0.1:0", "--otlp-listen", "",
                "--answer-time", "10ms", "--runs", "1", "--agents", "1"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_settle import MS, reading, runs, settled, state
 
-from runmeter.call import Reading, Role
 from runmeter.counting.lookalikes import Lookalikes
 from runmeter.counting.settler import Settler
-from runmeter.dialects import BEGINNING, REREAD
+from runmeter.reading.read import Reading, Role
+from runmeter.reading.roles import BEGINNING, REREAD
 from runmeter.usage import Usage
 
 LLAMA_INDEX = "openinference.instrumentation.llama_index"

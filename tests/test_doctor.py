@@ -18,17 +18,17 @@ from otlp_requests import post
 from test_ingest import NOON, OTHER_TRACE, TRACE, call, price, span
 from test_settle import runs
 
-from runmeter.call import Reading
 from runmeter.counting.settler import Settler
-from runmeter.scopes import COUNTED, SEEN, WITHOUT_USAGE, is_genai
+from runmeter.reading.read import Reading
+from runmeter.reading.scopes import COUNTED, SEEN, WITHOUT_USAGE, is_genai
 from runmeter_exporter import open_store, scopes
-from runmeter_exporter.answers import Scrape
 from runmeter_exporter.console.advice import advice
 from runmeter_exporter.console.doctor import doctor, store_report
 from runmeter_exporter.families import families
 from runmeter_exporter.ingest.ingest import Ingest
-from runmeter_exporter.run import Heartbeat, RunSnapshot
 from runmeter_exporter.store import RunStore
+from runmeter_exporter.totals.answers import Scrape
+from runmeter_exporter.totals.run import Heartbeat, RunSnapshot
 
 OPENAI, OPENINFERENCE = "opentelemetry.instrumentation.genai.openai", "openinference.instrumentation.langchain"
 

@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from otlp_files import Recording, recordings
 
-from runmeter.processor import Processor
+from runmeter.otel.processor import Processor
 from runmeter.spans import EndedSpan
 
 

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runmeter import _auto, durations, guard
+from runmeter import durations, guard
+from runmeter.launch import auto as _auto
 from runmeter_exporter import cli
 from runmeter_exporter.console.options import DURATION, DurationType
 

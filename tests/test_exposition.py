@@ -13,8 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as text_string_to_metric_families_0_0_4
 
 from runmeter.usage import Usage
-from runmeter_exporter.answers import ActiveRun, Scrape, Series
 from runmeter_exporter.scrape import Scraper
+from runmeter_exporter.totals.answers import ActiveRun, Scrape, Series
 
 EXPECTED = Path(__file__).parent / "exposition"
 SECOND = 10**9

@@ -25,8 +25,8 @@ import pytest
 import yaml
 from sidecar_process import Sidecar
 
-from runmeter_exporter.answers import Scrape
 from runmeter_exporter.families import about_this_answer, families
+from runmeter_exporter.totals.answers import Scrape
 
 GRAFANA = Path(__file__).parent.parent / "grafana"
 DASHBOARDS = sorted((GRAFANA / "dashboards").glob("*.json"))

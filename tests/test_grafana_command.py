@@ -51,7 +51,7 @@ def test_the_wheel_writes_what_the_checkout_has(wheel: Path, tmp_path: Path) -> 
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     assert not list((tmp_path / "site").glob("grafana"))
     # The wheel's packages in front of those of an editable install.
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); import runmeter._main; runmeter._main.main()"
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); import runmeter.launch.main; runmeter.launch.main.main()"
     arguments = [str(tmp_path / "site"), "grafana", "--write", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True,
                           timeout=60)  # fmt: skip

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs_kit import snapshot
 
+from runmeter_exporter.http.server import Server
 from runmeter_exporter.scrape import Scraper
-from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.store.memory.store import MemoryRunStore
 from runmeter_exporter.web.app import create_app, create_otlp_app
-from runmeter_exporter.web.server import Server
 
 MB = 2**20
 

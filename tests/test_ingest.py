@@ -18,15 +18,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from otlp_requests import post
 
-from runmeter.call import Reading
 from runmeter.counting import lookalikes
 from runmeter.counting.same_call import alike
+from runmeter.reading.read import Reading
 from runmeter.spans import Call
 from runmeter.usage import Usage
 from runmeter_exporter.ingest.ingest import Ingest
 from runmeter_exporter.ingest.otlp import JSON, PROTOBUF
-from runmeter_exporter.run import CellKey, RunSnapshot
 from runmeter_exporter.store import RunStore, StoreUnavailable
+from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 SECOND = 10**9
 NOON = 1_790_000_000 * SECOND

@@ -18,11 +18,11 @@ from otlp_requests import apart, difference, post, usage_of
 from test_otlp import as_json
 from test_recordings import CANNOT, wrong
 
+from runmeter_exporter.http.server import Server
 from runmeter_exporter.ingest.ingest import Ingest
 from runmeter_exporter.ingest.otlp import JSON, PROTOBUF
 from runmeter_exporter.store import RunStore
 from runmeter_exporter.web.app import create_otlp_app
-from runmeter_exporter.web.server import Server
 
 CASES = {recording.name: recording for recording in recordings()}
 Open = Callable[..., RunStore]

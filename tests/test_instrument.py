@@ -16,8 +16,8 @@ import pytest
 from provider import Provider
 
 import runmeter
-from runmeter.doctor import environment_report
-from runmeter.enable import CLIENTS, coverage
+from runmeter.launch.doctor import environment_report
+from runmeter.otel.clients import CLIENTS, coverage
 from runmeter_exporter import open_store
 
 QUIET = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
@@ -264,7 +264,7 @@ def test_an_uncovered_client_is_warned_about(url: str) -> None:
 
 def test_two_vendors_are_not_both_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two instrumentations of one client the first that works is on, the other is named and stays off."""
-    from runmeter import enable
+    from runmeter.otel import clients as enable
 
     class Found:
         def __init__(self, name: str) -> None:
@@ -297,7 +297,7 @@ def test_two_vendors_are_not_both_enabled(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_client_that_traces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anthropic's SDK makes its own spans from version 2 on: nothing is switched on beside it."""
-    from runmeter import enable
+    from runmeter.otel import clients as enable
 
     monkeypatch.setattr(enable, "version", lambda name: "2.12.0")
     anthropic = next(client for client in CLIENTS if client.name == "anthropic")

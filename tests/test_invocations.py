@@ -17,7 +17,7 @@ from runmeter.hooks import langchain
 from runmeter.hooks.invocations import Invocations, thread_of
 from runmeter.hooks.messages import Waiting
 from runmeter.hooks.report import Memory
-from runmeter.in_force import scope_of
+from runmeter.otel.in_force import scope_of
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provider import Provider
 
-from runmeter.watching import Watcher
+from runmeter.otel.watching import Watcher
 from runmeter_exporter import open_store
 
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, delete
 
-from runmeter_exporter.store.ledger import Ledger, MemoryLedger, Row, SqlLedger, spans
 from runmeter_exporter.store.ledger_row import INHERITED, PINNED, STAMPED, default_run, implied_trace
+from runmeter_exporter.store.sql.ledger import Ledger, MemoryLedger, Row, SqlLedger, spans
 
 Open = Callable[[], AbstractContextManager[Ledger]]
 """One transaction on an empty or used ledger: committed when left, undone by an exception."""

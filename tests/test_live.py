@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from otlp_requests import usage_of
 
-from runmeter.call import read
+from runmeter.reading.read import read
 from runmeter.spans import EndedSpan
 from runmeter.usage import ZERO, Usage
 from runmeter_exporter.ingest.ingest import Ingest

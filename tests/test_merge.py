@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from runmeter.usage import ZERO, Usage
-from runmeter_exporter import merge as merging
 from runmeter_exporter import open_store
-from runmeter_exporter.bounds import CELL_LIMIT, ID_LIMIT, LABEL_LIMIT, bound, clean_id
-from runmeter_exporter.merge import close, end, merge, orphan
-from runmeter_exporter.rollup import contribution
-from runmeter_exporter.run import Cell, CellKey, RunSnapshot, StoredRun
 from runmeter_exporter.store import RunStore
-from runmeter_exporter.store.schema import meta, metadata
-from runmeter_exporter.store.sql import SqlRunStore
+from runmeter_exporter.store.sql.schema import meta, metadata
+from runmeter_exporter.store.sql.store import SqlRunStore
+from runmeter_exporter.totals import merge as merging
+from runmeter_exporter.totals.bounds import CELL_LIMIT, ID_LIMIT, LABEL_LIMIT, bound, clean_id
+from runmeter_exporter.totals.merge import close, end, merge, orphan
+from runmeter_exporter.totals.rollup import contribution
+from runmeter_exporter.totals.run import Cell, CellKey, RunSnapshot, StoredRun
 
 KEY = CellKey("2026-05-28", "openai", "small", "lead_agent")
 

@@ -14,13 +14,13 @@ from runs_kit import snapshot, usage
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from runmeter.usage import Usage
-from runmeter_exporter.questions import boolean
-from runmeter_exporter.run import CellKey
+from runmeter_exporter.http.server import Server
 from runmeter_exporter.scrape import Scraper
-from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.store.memory.store import MemoryRunStore
+from runmeter_exporter.totals.questions import boolean
+from runmeter_exporter.totals.run import CellKey
 from runmeter_exporter.web import openapi
 from runmeter_exporter.web.app import create_app
-from runmeter_exporter.web.server import Server
 
 contract = schemathesis.openapi.from_dict(openapi.document())
 

@@ -16,7 +16,7 @@ from runs_kit import snapshot, usage
 from sidecar_process import Sidecar
 
 from runmeter_exporter import open_store
-from runmeter_exporter.run import CellKey
+from runmeter_exporter.totals.run import CellKey
 
 TOKEN = "s3cret"
 

@@ -19,10 +19,10 @@ from opentelemetry.trace import Status, StatusCode
 from provider import Provider
 from sidecar_process import Sidecar, until
 
+from runmeter_exporter.http.server import Server
 from runmeter_exporter.ingest.ingest import Ingest
 from runmeter_exporter.store import RunStore
 from runmeter_exporter.web.app import create_otlp_app
-from runmeter_exporter.web.server import Server
 
 PACKAGES = (
     "ai@7.0.173",

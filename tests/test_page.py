@@ -16,9 +16,9 @@ from http_kit import ask, serving
 from runs_kit import snapshot, usage
 from sidecar_process import Sidecar
 
-from runmeter_exporter.run import CellKey
 from runmeter_exporter.scrape import Scraper
-from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.store.memory.store import MemoryRunStore
+from runmeter_exporter.totals.run import CellKey
 from runmeter_exporter.web.app import create_app
 
 STATIC = files("runmeter_exporter.web") / "static"

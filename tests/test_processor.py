@@ -17,9 +17,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context, use_span
 
 import runmeter
-from runmeter.processor import PROCESSOR, Processor
-from runmeter.runs import ENDED_LIMIT
-from runmeter.waiting import HELD_LIMIT
+from runmeter.otel.processor import PROCESSOR, Processor
+from runmeter.runs.known import ENDED_LIMIT
+from runmeter.runs.waiting import HELD_LIMIT
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from runmeter.usage import Usage
 from runmeter_exporter.reaper import HOUSEKEEPING, Reaper
 from runmeter_exporter.recorder.core import RecorderCore
 from runmeter_exporter.recorder.totals import End
-from runmeter_exporter.run import CellKey, Heartbeat, RunSnapshot
 from runmeter_exporter.store import StoreUnavailable
-from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.store.memory.store import MemoryRunStore
+from runmeter_exporter.totals.run import CellKey, Heartbeat, RunSnapshot
 
 CELL = CellKey("2025-11-22", "p", "m", "lead_agent")
 

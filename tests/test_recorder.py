@@ -17,15 +17,15 @@ from recording import NOON, FlakyStore, call, new, run_info, unpriced
 
 from runmeter.spans import Change
 from runmeter.usage import Usage
-from runmeter_exporter.cells import CELLS, day_of
 from runmeter_exporter.recorder import Recorder, open_recorder, without_password
 from runmeter_exporter.recorder import link as link_module
 from runmeter_exporter.recorder import writer as writer_module
 from runmeter_exporter.recorder.core import RecorderCore
 from runmeter_exporter.recorder.totals import End, RunTotals
-from runmeter_exporter.run import CellKey
 from runmeter_exporter.store import SchemaMismatch
-from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.store.memory.store import MemoryRunStore
+from runmeter_exporter.totals.cells import CELLS, day_of
+from runmeter_exporter.totals.run import CellKey
 
 
 def make_core(throttle: float = 1.0, **options) -> RecorderCore:

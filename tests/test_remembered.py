@@ -9,8 +9,8 @@ from fake_sink import Meter
 
 import runmeter
 from runmeter.counting.settler import LIMIT
-from runmeter.processor import PROCESSOR
-from runmeter.runs import ENDED_FEWEST, FEWEST, REMEMBERED
+from runmeter.otel.processor import PROCESSOR
+from runmeter.runs.known import ENDED_FEWEST, FEWEST, REMEMBERED
 
 RUNS, CALLS = 10, 200
 

@@ -49,7 +49,7 @@ def test_where_nothing_is_stored_nothing_is_priced() -> None:
     """Unknown is not free: without a store nobody looks prices up, and the cost is None, not 0."""
     code = (
         "import runmeter\n"
-        "from runmeter.processor import PROCESSOR\n"
+        "from runmeter.otel.processor import PROCESSOR\n"
         "PROCESSOR.start(())\n"
         "with runmeter.run() as run:\n"
         "    runmeter.record_usage(provider='openai', model='gpt-5-mini', input_tokens=10, output_tokens=5)\n"

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 import runmeter
-from runmeter.sampling import CountUnsampled, count_unsampled, drops
+from runmeter.otel.sampling import CountUnsampled, count_unsampled, drops
 
 
 @pytest.mark.parametrize("inner", [ALWAYS_OFF, TraceIdRatioBased(0.0), ParentBased(ALWAYS_OFF)])

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from runmeter.usage import Usage
-from runmeter_exporter.answers import Scrape, Series
 from runmeter_exporter.scrape import LONGEST_TIMEOUT, Scraper, StoreCollector, _seconds, _takes_gzip
+from runmeter_exporter.totals.answers import Scrape, Series
 
 PROMETHEUS = {"X-Prometheus-Scrape-Timeout-Seconds": "10"}
 OLD = Series("openai", "old", "lead_agent", "shop")

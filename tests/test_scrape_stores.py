@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from runmeter.usage import Usage
-from runmeter_exporter.run import CellKey, RunSnapshot
 from runmeter_exporter.scrape import Scraper
 from runmeter_exporter.store import RunStore, open_store
+from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 SECOND = 10**9
 DAY = "2026-11-22"

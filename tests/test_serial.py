@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from runmeter.serial import Serial
+from runmeter.otel.serial import Serial
 
 
 def test_work_inside_work_waits_for_it() -> None:

@@ -20,7 +20,7 @@ from sidecar_process import Sidecar, until
 
 from runmeter.usage import Usage
 from runmeter_exporter import open_store
-from runmeter_exporter.run import CellKey, RunSnapshot
+from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 PATIENCE = 60
 
@@ -28,7 +28,8 @@ PATIENCE = 60
 def refused(*options: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """A sidecar that should not start."""
     return subprocess.run(
-        [sys.executable, "-m", "runmeter._main", "serve", "--listen", "127.0.0.1:0", "--otlp-listen", "", *options],
+        [sys.executable, "-m", "runmeter.launch.main", "serve", "--listen", "127.0.0.1:0", "--otlp-listen", "",
+         *options],
         env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
 
@@ -184,7 +185,7 @@ def test_tokens_guard_both_listeners(url: str, tmp_path: Path) -> None:
 
 def test_a_password_is_never_printed(tmp_path: Path) -> None:
     """The store is named without it, also when it cannot be reached."""
-    command = [sys.executable, "-m", "runmeter._main", "serve", "--listen", "127.0.0.1:0", "--otlp-listen", "",
+    command = [sys.executable, "-m", "runmeter.launch.main", "serve", "--listen", "127.0.0.1:0", "--otlp-listen", "",
                "--database-url", f"postgresql+psycopg://me:hunter2@/x?host={tmp_path}"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
@@ -206,7 +207,7 @@ def test_with_the_store_away_it_serves_and_takes_up_work_when_it_comes(tmp_path:
     folder = tmp_path / "later"
     folder.write_text("a file where the store's folder will be")
     url = f"sqlite:///{folder}/store.sqlite"
-    command = [sys.executable, "-m", "runmeter._main", "serve", "--database-url", url, "--listen", "127.0.0.1:0",
+    command = [sys.executable, "-m", "runmeter.launch.main", "serve", "--database-url", url, "--listen", "127.0.0.1:0",
                "--otlp-listen", ""]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from http_kit import PATIENCE, ask, closed, connect, read_answer, read_answers, request_bytes, send, serving
 
-from runmeter_exporter.web.server import ListenError, Server
+from runmeter_exporter.http.server import ListenError, Server
 
 
 def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:

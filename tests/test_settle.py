@@ -10,10 +10,10 @@ from itertools import combinations, permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runmeter.call import Reading, Role
 from runmeter.counting.lookalikes import Lookalikes
 from runmeter.counting.same_call import INNER, OUTER, SAME, broke_off, models_agree, nested, same_id, together
 from runmeter.counting.settler import Settler
+from runmeter.reading.read import Reading, Role
 from runmeter.spans import Change
 from runmeter.usage import ZERO, Usage
 

@@ -15,7 +15,7 @@ from fake_sink import Meter
 
 import runmeter
 from runmeter import guard
-from runmeter.processor import PROCESSOR
+from runmeter.otel.processor import PROCESSOR
 
 OURS = str(Path(runmeter.__file__).parent)
 

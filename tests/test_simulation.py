@@ -12,8 +12,8 @@ from simulation import World
 
 from runmeter.usage import Usage
 from runmeter_exporter.reaper import Reaper
-from runmeter_exporter.run import CellKey, Heartbeat, RunSnapshot
-from runmeter_exporter.store.memory import MemoryRunStore
+from runmeter_exporter.store.memory.store import MemoryRunStore
+from runmeter_exporter.totals.run import CellKey, Heartbeat, RunSnapshot
 
 SCHEDULES = int(os.environ.get("RUNMETER_SIMULATION_SCHEDULES", "3000"))
 """More for a night; a failure prints its seed, which `RUNMETER_SIMULATION_SEED` plays alone."""

@@ -12,10 +12,11 @@ import pytest
 from histories import NOON, SECOND
 
 from runmeter.usage import ZERO, Usage
-from runmeter_exporter import AsyncRunStore, open_async_store, open_store, shapes
-from runmeter_exporter.answers import Series
-from runmeter_exporter.run import CellKey, Heartbeat, RunSnapshot
+from runmeter_exporter import AsyncRunStore, open_async_store, open_store
 from runmeter_exporter.store import OpenRun, RunStore, StoreError, default_url
+from runmeter_exporter.totals import shapes
+from runmeter_exporter.totals.answers import Series
+from runmeter_exporter.totals.run import CellKey, Heartbeat, RunSnapshot
 
 LEAD = CellKey("2026-05-28", "openai", "small", "lead_agent")
 SUB = CellKey("2026-05-28", "anthropic", "large", "subagent:search")

@@ -20,10 +20,10 @@ from test_store import LEAD, final, snap
 
 from runmeter.usage import Usage
 from runmeter_exporter import open_store
-from runmeter_exporter.run import CellKey, RunSnapshot
 from runmeter_exporter.store import RunStore, SchemaMismatch, StoreError, StoreUnavailable
-from runmeter_exporter.store.deadline import Deadlines, bounded
-from runmeter_exporter.store.sql import SqlRunStore
+from runmeter_exporter.store.sql.deadline import Deadlines, bounded
+from runmeter_exporter.store.sql.store import SqlRunStore
+from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 BOTH = pytest.mark.parametrize("sql_url", ["sqlite", "postgresql"], indirect=True)
 ROUNDS, RUNS = 6, 10

@@ -28,7 +28,7 @@ from terminal import Terminal
 from runmeter.usage import Usage
 from runmeter_exporter import cli, open_store
 from runmeter_exporter.console import board, burn, looks, tables, top
-from runmeter_exporter.run import CellKey, RunSnapshot
+from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -341,7 +341,7 @@ def test_where_no_sidecar_answers_the_store_of_this_host_is_read(
 
 
 def command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "runmeter._main", "top", "--interval", "500ms", *options]
+    return [sys.executable, "-m", "runmeter.launch.main", "top", "--interval", "500ms", *options]
 
 
 def test_on_a_terminal_it_follows_every_size_and_leaves_no_row_behind(store_url: str) -> None:

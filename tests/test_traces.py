@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runmeter.call import Reading
+from runmeter.reading.read import Reading
 from runmeter_exporter.ingest.traces import Trace, TraceCache
 from runmeter_exporter.store.ledger_row import INHERITED, PINNED, STAMPED, Row, default_run
 

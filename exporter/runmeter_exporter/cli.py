@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from runmeter import commands
+from runmeter.launch import commands
 from runmeter_exporter.console import reading
 from runmeter_exporter.console.answering import say
 from runmeter_exporter.console.grafana import grafana

@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from runmeter.sink import TERMINAL
 from runmeter.usage import ZERO, Usage
 from runmeter_exporter import scopes
-from runmeter_exporter.answers import ActiveRun, Scrape, Series
+from runmeter_exporter.totals.answers import ActiveRun, Scrape, Series
 
 OTHER = "other"
 CELL = Series._fields

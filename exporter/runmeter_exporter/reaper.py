@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from runmeter_exporter.run import is_otlp
 from runmeter_exporter.store import OpenRun, StoreUnavailable, Watch
+from runmeter_exporter.totals.run import is_otlp
 
 LEASE = 30.0
 """Seconds of silence after which a door 1 source has vanished."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runmeter.scopes import COUNTED, OTHER, SEEN, WITHOUT_USAGE
-from runmeter_exporter.bounds import clean_label
+from runmeter.reading.scopes import COUNTED, OTHER, SEEN, WITHOUT_USAGE
+from runmeter_exporter.totals.bounds import clean_label
 
 FAMILY = "spans_by_scope"
 """Of `Heartbeat.counts`; the label is "fate scope". Not a metric: scopes are names that senders choose."""

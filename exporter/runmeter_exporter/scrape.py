@@ -20,9 +20,9 @@ from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from runmeter_exporter.answers import Scrape
 from runmeter_exporter.families import Announcer, about_this_answer, families
-from runmeter_exporter.questions import boolean
+from runmeter_exporter.totals.answers import Scrape
+from runmeter_exporter.totals.questions import boolean
 
 logger = logging.getLogger(__name__)
 

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import click
 
 from runmeter_exporter.console.options import Address
+from runmeter_exporter.http.access import AccessError, Token, require_token
+from runmeter_exporter.http.server import ListenError, Server
 from runmeter_exporter.ingest.ingest import Ingest
 from runmeter_exporter.reaper import Reaper
 from runmeter_exporter.recorder.core import HEARTBEAT
 from runmeter_exporter.scrape import Scraper
 from runmeter_exporter.store import StoreError, StoreUnavailable, default_url, open_store
-from runmeter_exporter.web.access import AccessError, Token, require_token
 from runmeter_exporter.web.app import create_app, create_metrics_app, create_otlp_app
-from runmeter_exporter.web.server import ListenError, Server
 
 logger = logging.getLogger("runmeter.serve")
 

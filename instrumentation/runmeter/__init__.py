@@ -15,9 +15,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from runmeter.context import Run, caller, run, start_run
-from runmeter.handle import Handle, instrument
-from runmeter.record import record_usage
+from runmeter.otel.context import Run, caller, run, start_run
+from runmeter.otel.handle import Handle, instrument
+from runmeter.otel.record import record_usage
 from runmeter.spans import Call
 from runmeter.usage import Usage
 

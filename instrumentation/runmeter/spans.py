@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from runmeter.operations import CHAT
+from runmeter.reading.operations import CHAT
 from runmeter.usage import Usage
 
 UNNAMED: Final = "_OTHER"

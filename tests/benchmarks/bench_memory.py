@@ -19,10 +19,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
-from runmeter.context import Run, start_run
-from runmeter.counters import Counters
-from runmeter.processor import PROCESSOR
-from runmeter.runs import ENDED_LIMIT
+from runmeter.otel.context import Run, start_run
+from runmeter.otel.counters import Counters
+from runmeter.otel.processor import PROCESSOR
+from runmeter.runs.known import ENDED_LIMIT
 from runmeter.sink import RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage

@@ -21,9 +21,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind, use_span
 
-from runmeter.context import run
-from runmeter.counters import Counters
-from runmeter.processor import PROCESSOR
+from runmeter.otel.context import run
+from runmeter.otel.counters import Counters
+from runmeter.otel.processor import PROCESSOR
 from runmeter_exporter.recorder import open_recorder
 
 SPANS = 500

@@ -9,8 +9,8 @@ from harness import Options, Row, interleaved, main
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from runmeter.call import is_plain, read
 from runmeter.counting.settler import Settler
+from runmeter.reading.read import is_plain, read
 from runmeter.spans import EndedSpan
 
 RESOURCE = {"service.name": "bench", "service.instance.id": "1"}

@@ -25,8 +25,8 @@ from runmeter_exporter.prices import PriceBook
 from runmeter_exporter.recorder import Recorder
 from runmeter_exporter.recorder.core import HEARTBEAT, RecorderCore
 from runmeter_exporter.recorder.throttle import GRID_PER_INTERVAL
-from runmeter_exporter.run import RunSnapshot
 from runmeter_exporter.store import RunStore, WriteResult, open_store
+from runmeter_exporter.totals.run import RunSnapshot
 
 CALLS = 2000
 USAGE = Usage(1200, 310, 1024, 0, 128, 1, messages=1)

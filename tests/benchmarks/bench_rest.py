@@ -21,9 +21,9 @@ from harness import Options, Row, interleaved, main
 from sqlalchemy import BigInteger, Index, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from runmeter_exporter.http.server import Server
 from runmeter_exporter.store import open_store
 from runmeter_exporter.web.app import create_app
-from runmeter_exporter.web.server import Server
 
 REQUESTS = 50
 TOTALS = ("total_input_tokens", "total_output_tokens", "total_tokens", "lead_agent_tokens", "subagent_tokens",

@@ -14,8 +14,8 @@ from sqlalchemy import event
 
 from runmeter.usage import Usage
 from runmeter_exporter import open_store
-from runmeter_exporter.run import CellKey, RunSnapshot
 from runmeter_exporter.store.records import cell_id
+from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 RUNS = 1000
 NOON = 1_780_000_000 * 10**9

@@ -20,9 +20,9 @@ from harness import Options, note
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from runmeter.usage import Usage
-from runmeter_exporter.run import CellKey, RunSnapshot
 from runmeter_exporter.store import RunStore, open_store
-from runmeter_exporter.store.setup import metadata
+from runmeter_exporter.store.sql.setup import metadata
+from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 FEW = 1_000
 ACTIVE = 200

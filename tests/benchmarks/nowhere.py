@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runmeter_exporter.run import RunSnapshot
 from runmeter_exporter.store import WriteResult
+from runmeter_exporter.totals.run import RunSnapshot
 
 
 class Nowhere:

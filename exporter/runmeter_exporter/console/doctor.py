@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runmeter.doctor import environment_report
+from runmeter.launch.doctor import environment_report
 from runmeter_exporter import scopes
-from runmeter_exporter.answers import Scrape
 from runmeter_exporter.console.advice import advice
 from runmeter_exporter.console.plain import plain, table, width
 from runmeter_exporter.store import StoreError, StoreMissing, open_store
+from runmeter_exporter.totals.answers import Scrape
 
 
 def doctor(database_url: str | None, *, as_json: bool) -> int:

@@ -14,7 +14,7 @@ from runmeter_exporter.console.answering import opened, say
 from runmeter_exporter.console.options import DurationType, as_json, database_url
 
 if TYPE_CHECKING:
-    from runmeter_exporter.shapes import GrandUsage
+    from runmeter_exporter.totals.shapes import GrandUsage
 
 LEAST = "1h"
 OLD = DurationType(LEAST, why=" age of a run to be pruned (m is minutes)")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from runmeter.usage import ZERO
-from runmeter_exporter.answers import counters, dollars
+from runmeter_exporter.totals.answers import counters, dollars
 
 
 def write(out: IO[str], rows: Sequence[Mapping[str, Any]], group_by: Sequence[str]) -> None:

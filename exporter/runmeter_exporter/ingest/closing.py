@@ -10,9 +10,9 @@ from runmeter_exporter.ingest.fold import RunFold, holds
 from runmeter_exporter.ingest.intake import HOUR, Folds, Intake, Key, recorded_for, recorded_runs
 from runmeter_exporter.ingest.sharing import Sharing, calls_in, lock_with_others
 from runmeter_exporter.ingest.traces import Move, Trace
-from runmeter_exporter.run import StoredRun, is_otlp
 from runmeter_exporter.store import Transaction
 from runmeter_exporter.store.ledger_row import INHERITED, Row, implied_trace, reading_of
+from runmeter_exporter.totals.run import StoredRun, is_otlp
 
 AT_ONCE = 50
 """Runs closed in one transaction, at most."""

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from runmeter.call import Reading
 from runmeter.counting.settler import Settler
-from runmeter.scopes import Fates, tally
+from runmeter.reading.read import Reading
+from runmeter.reading.scopes import Fates, tally
 from runmeter.sink import TERMINAL
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
-from runmeter_exporter.cells import Cells
-from runmeter_exporter.run import RunSnapshot, StoredRun, is_otlp
 from runmeter_exporter.scopes import RECORDED
 from runmeter_exporter.store.ledger_row import Row, begins, default_run, reading_of
+from runmeter_exporter.totals.cells import Cells
+from runmeter_exporter.totals.run import RunSnapshot, StoredRun, is_otlp
 
 SPAN_LIMIT = 32_768
 """Spans of a run that its fold remembers one by one; see `Settler`."""

@@ -13,7 +13,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
-from runmeter.call import Reading
+from runmeter.reading.read import Reading
 from runmeter.spans import Call
 from runmeter.usage import Usage
 from runmeter_exporter import scopes

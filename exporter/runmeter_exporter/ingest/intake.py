@@ -10,14 +10,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from runmeter.call import Reading
-from runmeter.scopes import SEEN, Fates, is_genai, tally
+from runmeter.reading.read import Reading
+from runmeter.reading.scopes import SEEN, Fates, is_genai, tally
 from runmeter.spans import Call
 from runmeter.usage import Usage
 from runmeter_exporter.ingest.fold import RunFold, holds
 from runmeter_exporter.ingest.sharing import Sharing, calls_in, lock_with_others
 from runmeter_exporter.ingest.traces import Move, Trace, TraceCache
-from runmeter_exporter.run import StoredRun, is_otlp
 from runmeter_exporter.store import RunStore, StoreUnavailable, Transaction
 from runmeter_exporter.store.ledger_row import (
     INHERITED,
@@ -30,6 +29,7 @@ from runmeter_exporter.store.ledger_row import (
     reading_of,
     row_of,
 )
+from runmeter_exporter.totals.run import StoredRun, is_otlp
 
 CACHED_RUNS = 2_000
 """Runs whose fold is remembered between requests …"""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from runmeter.call import Reading
 from runmeter.counting.lookalikes import Lookalikes
 from runmeter.counting.same_call import RunFacts, keeper, may_share
+from runmeter.reading.read import Reading
 from runmeter_exporter.ingest.fold import RunFold
-from runmeter_exporter.run import is_otlp
 from runmeter_exporter.store import Transaction
 from runmeter_exporter.store.ledger_row import PINNED, Row, reading_of, twin_names
+from runmeter_exporter.totals.run import is_otlp
 
 NEAR = 600 * 10**9
 """Nanoseconds around a call in which its twins end: the outer of two may be a stream that is read slowly."""

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from runmeter.call import Reading
+from runmeter.reading.read import Reading
 from runmeter_exporter.store.ledger_row import INHERITED, STAMPED, Row, begins, default_run
 
 CACHED_SPANS = 200_000

@@ -15,7 +15,7 @@ from runmeter.usage import Usage
 from runmeter_exporter import scopes
 from runmeter_exporter.recorder.throttle import Throttle
 from runmeter_exporter.recorder.totals import End, RunTotals
-from runmeter_exporter.run import Heartbeat, RunSnapshot
+from runmeter_exporter.totals.run import Heartbeat, RunSnapshot
 
 MAX_RUNS = 10_000
 """Runs held in memory: active ones, and ended ones whose final snapshot could not be written yet."""

@@ -79,7 +79,7 @@ def _leave_child(recorder: Forkable) -> None:
 
 def _handle() -> Any:
     """What `runmeter.instrument()` returned in this process, if it was called."""
-    module = sys.modules.get("runmeter.handle")
+    module = sys.modules.get("runmeter.otel.handle")
     return None if module is None else module.current()
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from runmeter.sink import TERMINAL, Priced, RunInfo
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
-from runmeter_exporter.cells import Cells
-from runmeter_exporter.run import RunSnapshot
+from runmeter_exporter.totals.cells import Cells
+from runmeter_exporter.totals.run import RunSnapshot
 
 
 class End(NamedTuple):

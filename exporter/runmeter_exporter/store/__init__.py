@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from runmeter_exporter.answers import Scrape
-from runmeter_exporter.run import Heartbeat, RunSnapshot, StoredRun
-from runmeter_exporter.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
+from runmeter_exporter.totals.answers import Scrape
+from runmeter_exporter.totals.run import Heartbeat, RunSnapshot, StoredRun
+from runmeter_exporter.totals.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
 
 if TYPE_CHECKING:
     from runmeter_exporter.store.ledger_row import Ledger
@@ -255,14 +255,14 @@ def open_store(
     """
     url = url or os.environ.get("RUNMETER_DATABASE_URL") or default_url()
     if url.startswith("memory:"):
-        from runmeter_exporter.store.memory import MemoryRunStore
+        from runmeter_exporter.store.memory.store import MemoryRunStore
 
         return MemoryRunStore(label_limit=label_limit, clock=clock)
     try:
         import sqlalchemy  # noqa: F401
     except ImportError as missing:
         raise ImportError('a run store needs SQLAlchemy: pip install "runmeter[store]"') from missing
-    from runmeter_exporter.store.sql import SqlRunStore
+    from runmeter_exporter.store.sql.store import SqlRunStore
 
     return SqlRunStore(
         url, deadline=deadline, pool_size=pool_size, label_limit=label_limit, durable=durable, create=create,

@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from runmeter_exporter.answers import Scrape
-from runmeter_exporter.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
 from runmeter_exporter.store import DEADLINE, RunStore, open_store
+from runmeter_exporter.totals.answers import Scrape
+from runmeter_exporter.totals.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
 
 
 class AsyncRunStore:

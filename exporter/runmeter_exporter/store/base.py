@@ -9,17 +9,17 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
 
 from runmeter.usage import COUNT_LIMIT
-from runmeter_exporter import answers, merge, questions
-from runmeter_exporter.answers import Scrape
-from runmeter_exporter.bounds import TAG_LIMIT, TIME_LIMIT, bound_tags, clean_id, clean_label
-from runmeter_exporter.rollup import Totals, pack
-from runmeter_exporter.run import Heartbeat, RunSnapshot, StoredRun
-from runmeter_exporter.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
 from runmeter_exporter.store import StoreUnavailable, Transaction, Watch, WriteResult, queries
 from runmeter_exporter.store import prune as pruning
 from runmeter_exporter.store import verify as verifying
 from runmeter_exporter.store.batch import Batch, BatchTransaction, held
 from runmeter_exporter.store.rows import Rows, RunFilter, SourceRow, position
+from runmeter_exporter.totals import answers, merge, questions
+from runmeter_exporter.totals.answers import Scrape
+from runmeter_exporter.totals.bounds import TAG_LIMIT, TIME_LIMIT, bound_tags, clean_id, clean_label
+from runmeter_exporter.totals.rollup import Totals, pack
+from runmeter_exporter.totals.run import Heartbeat, RunSnapshot, StoredRun
+from runmeter_exporter.totals.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
 
 T = TypeVar("T")
 STEP = 200

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from runmeter_exporter import merge
-from runmeter_exporter.bounds import clean_id
-from runmeter_exporter.rollup import EVERYTHING, Held, Place, Totals, series_key, wanted_labels
-from runmeter_exporter.run import RunSnapshot, StoredRun
 from runmeter_exporter.store import WriteResult
 from runmeter_exporter.store.rows import Rows
+from runmeter_exporter.totals import merge
+from runmeter_exporter.totals.bounds import clean_id
+from runmeter_exporter.totals.rollup import EVERYTHING, Held, Place, Totals, series_key, wanted_labels
+from runmeter_exporter.totals.run import RunSnapshot, StoredRun
 
 if TYPE_CHECKING:
     from runmeter_exporter.store.ledger_row import Ledger

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
-from runmeter.call import Reading, Role
 from runmeter.counting.same_call import twin_keys
+from runmeter.reading.read import Reading, Role
 
 INHERITED, STAMPED, PINNED = 0, 1, 2
 """Why a span is in its run: by its ancestors or trace; by its own `runmeter.run.id`; moved there as another run's twin,

@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, select, text, tuple_
 
-from runmeter_exporter.store.dialects import Dialect
 from runmeter_exporter.store.rows import RunFilter
-from runmeter_exporter.store.schema import run_usage, runs
-from runmeter_exporter.store.statements import larger
+from runmeter_exporter.store.sql.dialects import Dialect
+from runmeter_exporter.store.sql.schema import run_usage, runs
+from runmeter_exporter.store.sql.statements import larger
 
 
 def page_runs(

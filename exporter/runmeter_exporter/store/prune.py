@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runmeter_exporter.bounds import TIME_LIMIT
-from runmeter_exporter.rollup import Totals
 from runmeter_exporter.store.batch import held
 from runmeter_exporter.store.rows import Rows
+from runmeter_exporter.totals.bounds import TIME_LIMIT
+from runmeter_exporter.totals.rollup import Totals
 
 
 def prune(write: Callable[[Callable[[Rows], int]], int], older_than: int, batch: int, forget_threads: bool) -> int:

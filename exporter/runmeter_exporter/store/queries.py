@@ -9,13 +9,13 @@ from typing import Any, cast
 
 from runmeter.sink import TERMINAL
 from runmeter.usage import ZERO, Usage
-from runmeter_exporter.answers import ActiveRun, Scrape, Series, counters, thread_answer, totals_answer
-from runmeter_exporter.bounds import clean_id
-from runmeter_exporter.questions import BadQuestion, encode_cursor, no_such_group
-from runmeter_exporter.rollup import EVERYTHING, Place, series_key, thread_scope
-from runmeter_exporter.run import StoredRun
-from runmeter_exporter.shapes import DailyUsage, GrandUsage, ThreadPage, ThreadUsage
 from runmeter_exporter.store.rows import Rows
+from runmeter_exporter.totals.answers import ActiveRun, Scrape, Series, counters, thread_answer, totals_answer
+from runmeter_exporter.totals.bounds import clean_id
+from runmeter_exporter.totals.questions import BadQuestion, encode_cursor, no_such_group
+from runmeter_exporter.totals.rollup import EVERYTHING, Place, series_key, thread_scope
+from runmeter_exporter.totals.run import StoredRun
+from runmeter_exporter.totals.shapes import DailyUsage, GrandUsage, ThreadPage, ThreadUsage
 
 GROUPS = ("day", "month", "service", "user_id", "agent", "provider", "model", "caller")
 

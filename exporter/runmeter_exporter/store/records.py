@@ -9,9 +9,9 @@ from hashlib import blake2b
 from typing import Any
 
 from runmeter.usage import ZERO, Usage
-from runmeter_exporter.rollup import DailyKey, Held, Part, Place, pack, packed_tags, short, unpack
-from runmeter_exporter.run import Aside, Cell, CellKey, SourceState, StoredRun
 from runmeter_exporter.store import OpenRun
+from runmeter_exporter.totals.rollup import DailyKey, Held, Part, Place, pack, packed_tags, short, unpack
+from runmeter_exporter.totals.run import Aside, Cell, CellKey, SourceState, StoredRun
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _decode = json.JSONDecoder().raw_decode  # without the search for white space around it, which takes as long again

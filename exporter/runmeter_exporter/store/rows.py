@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from runmeter.usage import Usage
-from runmeter_exporter.rollup import DailyKey, Grants, Held, Part, Place
-from runmeter_exporter.run import StoredRun
 from runmeter_exporter.store import OpenRun
+from runmeter_exporter.totals.rollup import DailyKey, Grants, Held, Part, Place
+from runmeter_exporter.totals.run import StoredRun
 
 if TYPE_CHECKING:
     from runmeter_exporter.store.ledger_row import Ledger

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from runmeter.sink import TERMINAL
 from runmeter.usage import ZERO, Usage
-from runmeter_exporter.rollup import EVERYTHING, PRUNED, DailyKey, Held, Place, Totals, contribution
-from runmeter_exporter.run import CLOSED_STATES, OPEN_STATES, StoredRun, is_otlp
 from runmeter_exporter.store.rows import Rows
+from runmeter_exporter.totals.rollup import EVERYTHING, PRUNED, DailyKey, Held, Place, Totals, contribution
+from runmeter_exporter.totals.run import CLOSED_STATES, OPEN_STATES, StoredRun, is_otlp
 
 APART = frozenset({"observed", "threads", "count"})
 """Dimensions that are not sums over runs."""

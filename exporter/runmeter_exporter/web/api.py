@@ -12,11 +12,11 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from runmeter.sink import STATUSES
-from runmeter_exporter.answers import dollars
-from runmeter_exporter.questions import ORDERS, BadQuestion
-from runmeter_exporter.shapes import Run, Terminal
+from runmeter_exporter.http.problems import Problem
 from runmeter_exporter.store import RunStore
-from runmeter_exporter.web.problems import Problem
+from runmeter_exporter.totals.answers import dollars
+from runmeter_exporter.totals.questions import ORDERS, BadQuestion
+from runmeter_exporter.totals.shapes import Run, Terminal
 from runmeter_exporter.web.query import CURSOR_LIMIT, ID_LIMIT, TAG_PREFIX, Query, body, text
 
 BATCH_LIMIT = 100

@@ -12,12 +12,13 @@ from urllib.parse import quote, unquote_to_bytes
 
 from flask import Flask, Response, g, request
 
+from runmeter_exporter.http import cors, problems
+from runmeter_exporter.http.access import Access, Token
+from runmeter_exporter.http.problems import Problem
+from runmeter_exporter.http.server import BODY_LIMIT
 from runmeter_exporter.store import RunStore
-from runmeter_exporter.web import api, cors, openapi, page, problems
-from runmeter_exporter.web.access import Access, Token
-from runmeter_exporter.web.problems import Problem
+from runmeter_exporter.web import api, openapi, page
 from runmeter_exporter.web.query import IdConverter
-from runmeter_exporter.web.server import BODY_LIMIT
 
 READ_BODY_LIMIT = 2**20
 """Bytes of a REST body: a hundred ids of 256 characters, each escaped as JSON may, take a third of it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from runmeter.sink import STATUSES
-from runmeter_exporter.questions import ORDERS, TIME_PATTERN
+from runmeter_exporter.totals.questions import ORDERS, TIME_PATTERN
 from runmeter_exporter.web.api import DAILY_GROUPS, FILTERS, ROWS_LIMIT
 from runmeter_exporter.web.openapi_schemas import Schema, ref, schemas, text
 from runmeter_exporter.web.query import CURSOR_LIMIT, DEFAULT_PAGE, LARGEST_PAGE, TAG_LIMIT, TAG_PREFIX

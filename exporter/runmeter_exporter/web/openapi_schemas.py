@@ -7,7 +7,7 @@ import typing
 from typing import Any, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
 from runmeter.sink import STATUSES, TERMINAL
-from runmeter_exporter import shapes
+from runmeter_exporter.totals import shapes
 from runmeter_exporter.web.api import BATCH_LIMIT
 from runmeter_exporter.web.query import ID_LIMIT
 

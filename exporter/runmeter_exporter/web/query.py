@@ -11,9 +11,9 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import msgspec
 from werkzeug.routing import BaseConverter
 
-from runmeter_exporter import questions
-from runmeter_exporter.questions import boolean, no_such_group
-from runmeter_exporter.web.problems import Problem
+from runmeter_exporter.http.problems import Problem
+from runmeter_exporter.totals import questions
+from runmeter_exporter.totals.questions import boolean, no_such_group
 
 ID_LIMIT = 4096
 """Characters of any id or name that may be asked for: what is stored of a longer one than 256 is found by the whole."""

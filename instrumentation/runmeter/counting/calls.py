@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from runmeter.call import Reading
 from runmeter.counting.tree import Node, ancestors, caller_of
-from runmeter.dialects import AGENT, AGGREGATE, WHOLE
-from runmeter.operations import CHAT, INVOKE_AGENT, INVOKE_WORKFLOW
-from runmeter.semconv import SCOPE
+from runmeter.reading.operations import CHAT, INVOKE_AGENT, INVOKE_WORKFLOW
+from runmeter.reading.read import Reading
+from runmeter.reading.roles import AGENT, AGGREGATE, WHOLE
+from runmeter.reading.semconv import SCOPE
 from runmeter.spans import UNNAMED, Call
 from runmeter.usage import Usage
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from runmeter.call import Reading
-from runmeter.dialects import AGENT
+from runmeter.reading.read import Reading
+from runmeter.reading.roles import AGENT
 
 _Order = tuple[int, int, int, int]
 _UNKNOWN: Final = (2**63, 0, 0, 0)

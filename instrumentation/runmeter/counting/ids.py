@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-from runmeter import semconv
-from runmeter.call import Reading
 from runmeter.counting.same_call import SLACK, same_id
 from runmeter.counting.tree import Key, Node
-from runmeter.dialects import REREAD
+from runmeter.reading import semconv
+from runmeter.reading.read import Reading
+from runmeter.reading.roles import REREAD
 
 
 class Ids:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from runmeter.call import Reading
 from runmeter.counting.pairs import Group
 from runmeter.counting.same_call import nested
 from runmeter.counting.tree import (
@@ -16,7 +15,8 @@ from runmeter.counting.tree import (
     is_aggregate,
 )
 from runmeter.counting.units import Units, overshadowed
-from runmeter.dialects import CALL, PLAIN, REREAD, WEAK
+from runmeter.reading.read import Reading
+from runmeter.reading.roles import CALL, PLAIN, REREAD, WEAK
 
 
 def belongs(node: Node, units: Units) -> bool:

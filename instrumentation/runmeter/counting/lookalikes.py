@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Hashable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
-from runmeter.call import Reading
 from runmeter.counting.same_call import BY_ID, STREAM_SLACK, Likeness, alike, twin_keys
-from runmeter.dialects import REREAD
+from runmeter.reading.read import Reading
+from runmeter.reading.roles import REREAD
 
 NEIGHBOURS: Final = 12
 """Entries of one key that are looked at before and after one in the order of time. Twins begin together."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from runmeter import semconv
-from runmeter.call import Reading
-from runmeter.dialects import AFTER_THE_FACT, BEGINNING, CALL, OWN_IDS, RAW_SUFFIX, REREAD, WEAK, WRAPS_ITSELF
+from runmeter.reading import semconv
+from runmeter.reading.libraries import AFTER_THE_FACT, OWN_IDS, RAW_SUFFIX, WRAPS_ITSELF
+from runmeter.reading.read import Reading
+from runmeter.reading.roles import BEGINNING, CALL, REREAD, WEAK
 from runmeter.usage import Usage
 
 SLACK: Final = 3_000_000

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from runmeter.call import Reading
 from runmeter.counting.facts import Facts
 from runmeter.counting.late import answers_late, belongs
 from runmeter.counting.pairs import Group
@@ -30,7 +29,8 @@ from runmeter.counting.tree import (
 )
 from runmeter.counting.units import Units
 from runmeter.counting.verdict import LATE, FrozenKey, Verdict
-from runmeter.dialects import CALL, PLAIN, WEAK
+from runmeter.reading.read import Reading
+from runmeter.reading.roles import CALL, PLAIN, WEAK
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from runmeter.call import Reading
-from runmeter.dialects import AGENT, AGGREGATE, CALL, PLAIN, TOOL, WEAK
+from runmeter.reading.read import Reading
+from runmeter.reading.roles import AGENT, AGGREGATE, CALL, PLAIN, TOOL, WEAK
 
 REACH: Final = 256
 """How many ancestors are looked at for a caller, and how many levels down news travel: deeper is a loop, not agents."""

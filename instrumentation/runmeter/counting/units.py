@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from runmeter.call import Reading
 from runmeter.counting.calls import best_of, call_of, call_of_one
 from runmeter.counting.ids import Ids
 from runmeter.counting.pairs import Group, Pairs
 from runmeter.counting.same_call import INNER, OUTER, SAME, nested
 from runmeter.counting.tree import COUNTS, Key, Node, ancestors, is_aggregate
 from runmeter.counting.verdict import AGGREGATED, NO_USAGE, REPEAT, Verdict
-from runmeter.dialects import CALL, HOLLOW, PLAIN, WEAK
+from runmeter.reading.libraries import HOLLOW
+from runmeter.reading.read import Reading
+from runmeter.reading.roles import CALL, PLAIN, WEAK
 from runmeter.spans import Call, Change
 
 _new: Final[Any] = tuple.__new__

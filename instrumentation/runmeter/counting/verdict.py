@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from operator import sub
 from typing import Final
 
-from runmeter import scopes
 from runmeter.counting.pairs import Group
 from runmeter.counting.tree import Node
+from runmeter.reading import scopes
 from runmeter.spans import Call, Change
 from runmeter.usage import ZERO, Usage
 

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context, attach, get_current, set_value
 
-from runmeter import guard, semconv
-from runmeter.context import Run, outcome
+from runmeter import guard
 from runmeter.hooks.report import Memory, field, first
-from runmeter.in_force import SCOPE_KEY, Scope, detach, scope_of
-from runmeter.processor import PROCESSOR
-from runmeter.runs import RunState
+from runmeter.otel.context import Run, outcome
+from runmeter.otel.in_force import SCOPE_KEY, Scope, detach, scope_of
+from runmeter.otel.processor import PROCESSOR
+from runmeter.reading import semconv
+from runmeter.runs.known import RunState
 from runmeter.sink import RunInfo
 
 THREAD_KEYS = ("thread_id", "session_id", "conversation_id")

@@ -22,7 +22,7 @@ from runmeter.guard import harmless
 from runmeter.hooks.invocations import Invocations, caller_of, thread_of
 from runmeter.hooks.messages import Waiting, add_to_run, answers, has_human, run_key, tool_messages
 from runmeter.hooks.report import Begun, Memory, Told, field, first, missing, now, number, report
-from runmeter.in_force import scope_of
+from runmeter.otel.in_force import scope_of
 
 PIP = "pip install langchain-core"
 _KINDS = ("subagent:", "middleware:")

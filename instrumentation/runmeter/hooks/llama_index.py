@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 from opentelemetry.context import Context, attach
 from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 
-from runmeter import guard, semconv
+from runmeter import guard
 from runmeter.guard import harmless
 from runmeter.hooks.invocations import Invocations, caller_of, thread_of
 from runmeter.hooks.report import Begun, Memory, Told, field, first, missing, now, number, report
-from runmeter.in_force import detach, scope_of
-from runmeter.processor import PROCESSOR
+from runmeter.otel.in_force import detach, scope_of
+from runmeter.otel.processor import PROCESSOR
+from runmeter.reading import semconv
 
 PIP = "pip install llama-index-core"
 _CALLS, _PACKAGES, _INVOCATIONS = Memory(), Memory(), Invocations()

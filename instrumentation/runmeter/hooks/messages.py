@@ -15,8 +15,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 
 from runmeter.hooks.report import field
-from runmeter.in_force import scope_of
-from runmeter.processor import PROCESSOR
+from runmeter.otel.in_force import scope_of
+from runmeter.otel.processor import PROCESSOR
 from runmeter.spans import Call
 from runmeter.usage import Usage
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from opentelemetry.trace import get_current_span
 
-from runmeter.context import start_run
 from runmeter.guard import harmless
 from runmeter.hooks.report import Begun, Memory, Told, field, first, missing, now, number, report
-from runmeter.in_force import SCOPE_KEY
+from runmeter.otel.context import start_run
+from runmeter.otel.in_force import SCOPE_KEY
 
 PIP = "pip install openai-agents"
 _DEPTH = 64

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import SpanKind, StatusCode
 
-from runmeter import guard, semconv
-from runmeter.in_force import SCOPE_KEY, Scope
-from runmeter.processor import PROCESSOR
-from runmeter.record import record_usage
+from runmeter import guard
+from runmeter.otel.in_force import SCOPE_KEY, Scope
+from runmeter.otel.processor import PROCESSOR
+from runmeter.otel.record import record_usage
+from runmeter.reading import semconv
 
 REMEMBERED = 16_384
 """Calls that a hook remembers at once, open or done; the oldest goes first."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from runmeter import clean, semconv
-from runmeter.call import Reading, is_plain, read
+from runmeter import clean
+from runmeter.reading import semconv
+from runmeter.reading.read import Reading, is_plain, read
 from runmeter.spans import EndedSpan
 
 

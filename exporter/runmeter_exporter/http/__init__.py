@@ -1,0 +1,1 @@
+"""The HTTP server itself: sockets, access, errors; what it serves is in `web`."""

@@ -1,0 +1,1 @@
+"""Where we meet OpenTelemetry: processor, provider, context, counters, and the client libraries it instruments."""
