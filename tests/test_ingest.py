@@ -25,7 +25,7 @@ from runmeter.spans import Call
 from runmeter.usage import Usage
 from runmeter_exporter.ingest.ingest import Ingest
 from runmeter_exporter.ingest.otlp import JSON, PROTOBUF
-from runmeter_exporter.store import RunStore, StoreUnavailable
+from runmeter_exporter.store import RefusedValue, RunStore, StoreUnavailable
 from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 SECOND = 10**9
@@ -622,7 +622,7 @@ def test_what_cannot_be_stored_is_dropped_alone(
 
     def picky(call: Call) -> Usage:
         if call.usage.input_tokens == 666:
-            raise ValueError("refused")
+            raise RefusedValue("the database takes offence at 666")
         return price(call)
 
     ingest = ingest_of(store, price=picky)

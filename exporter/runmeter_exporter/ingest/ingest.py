@@ -23,7 +23,7 @@ from runmeter_exporter.ingest.intake import Intake
 from runmeter_exporter.ingest.otlp import OtlpError
 from runmeter_exporter.ingest.otlp.reading import reading_of
 from runmeter_exporter.prices import PriceBook
-from runmeter_exporter.store import Heartbeat, RunStore, SchemaMismatch, StoreError, StoreUnavailable
+from runmeter_exporter.store import Heartbeat, RefusedValue, RunStore, StoreError, StoreUnavailable
 
 QUEUE_SPANS = 200_000
 """Spans that may wait for the writer."""
@@ -94,6 +94,8 @@ class Ingest:
         self._waiting: deque[_Request] = deque()
         self._spans = 0
         self._stopping = False
+        self._failing = False
+        """Said in the log, and not over."""
         self._changed = threading.Condition()
         self._writing = threading.Lock()
         """Held by whoever uses the intake: the writer, or who closes and expires."""
@@ -222,28 +224,50 @@ class Ingest:
         return requests
 
     def _store_all(self, requests: Sequence[_Request]) -> None:
-        error: StoreError | None = None
-        refused: list[Reading] = []
         try:
-            with self._writing:
-                self._take([reading for request in requests for reading in request.readings], refused)
-        except StoreError as problem:
-            error = problem
+            self._take_requests(requests)
+        except StoreError as error:
+            self._failed(requests, error)
+        except Exception as error:
+            # Not what the store said of any value, so nobody's spans are to blame. But where one request is enough to
+            # bring it about, the others are none the worse for having come with it.
+            if len(requests) == 1:
+                self._failed(requests, StoreUnavailable(f"could not be stored: {error!r}; try again"), error)
+                return
+            for request in requests:
+                self._store_all([request])
+            return
+        for request in requests:
+            request.done.set()
+
+    def _take_requests(self, requests: Sequence[_Request]) -> None:
+        refused: list[Reading] = []
+        with self._writing:
+            self._take([reading for request in requests for reading in request.readings], refused)
+        if self._failing:
+            self._failing = False
+            logger.warning("runmeter: spans are stored again")
         dropped = set(map(id, refused))
         for request in requests:
-            request.error = error
             request.refused = sum(id(reading) in dropped for reading in request.readings) if dropped else 0
+
+    def _failed(self, requests: Sequence[_Request], error: StoreError, why: Exception | None = None) -> None:
+        """Their senders are told to come again; the log once, when it begins."""
+        if not self._failing:
+            self._failing = True
+            logger.warning("runmeter: spans are not stored and are refused with 503 for now: %s", error, exc_info=why)
+        for request in requests:
+            request.error = error
             request.done.set()
 
     def _take(self, readings: Sequence[Reading], refused: list[Reading]) -> None:
-        """Make them durable; what the database takes offence at is found by halving and goes to `refused`."""
+        """Make them durable; the span with a value that the database refuses is found by halving and goes to
+        `refused`. Whatever else the store raises is not the spans' fault, and is raised."""
         try:
             taken = self._intake.take(readings)
-        except (StoreUnavailable, SchemaMismatch):
-            raise
-        except Exception:
+        except RefusedValue as error:
             if len(readings) == 1:
-                logger.exception("a span cannot be stored and is rejected")
+                logger.warning("runmeter: a span cannot be stored and is rejected: %s", error)
                 refused.append(readings[0])
                 return
             half = len(readings) // 2

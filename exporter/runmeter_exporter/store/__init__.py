@@ -22,6 +22,7 @@ __all__ = [
     "DEADLINE",
     "Heartbeat",
     "OpenRun",
+    "RefusedValue",
     "RunStore",
     "SchemaMismatch",
     "Scrape",
@@ -53,6 +54,10 @@ class StoreUnavailable(StoreError):
 
 class StoreMissing(StoreUnavailable):
     """There is no store at this place: nothing was written there yet, or the place is mistyped. Readers make none."""
+
+
+class RefusedValue(StoreError):
+    """The database took offence at a value: one of the rows is to blame."""
 
 
 @dataclass(frozen=True, slots=True)

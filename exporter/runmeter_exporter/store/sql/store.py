@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from runmeter_exporter.store import DEADLINE, StoreError, StoreMissing, StoreUnavailable
+from runmeter_exporter.store import DEADLINE, RefusedValue, StoreError, StoreMissing, StoreUnavailable
 from runmeter_exporter.store.base import BaseRunStore
 from runmeter_exporter.store.rows import Rows
 from runmeter_exporter.store.sql import setup
@@ -32,10 +32,6 @@ RETRIED = ("40001", "40P01")
 ATTEMPTS = 20
 VERIFY_DEADLINE = 600.0
 """Seconds that reading everything may take."""
-
-
-class RefusedValue(StoreError):
-    """The database took offence at a value: one of the rows is to blame."""
 
 
 class SqlRunStore(BaseRunStore):
