@@ -635,6 +635,23 @@ def test_what_cannot_be_stored_is_dropped_alone(
     assert store.scrape().counts["spans_rejected", "content"] == 1
 
 
+def test_closing_lets_requests_between(store: RunStore, ingest_of: Callable[..., Ingest]) -> None:
+    """While hundreds of runs close, a request is taken between any two transactions; it does not wait for the last."""
+    taken: list[int] = []
+
+    def pause(seconds: float) -> None:
+        if len(taken) < 3:
+            request = call(9, None, trace=(500 + len(taken)).to_bytes(16))
+            taken.append(ingest.handle("/v1/traces", request, PROTOBUF, None)[0])
+
+    ingest = ingest_of(store, pause=pause)
+    post(ingest, b"".join(call(1, None, trace=number.to_bytes(16)) for number in range(1, 251)))
+    ingest.close_runs(open_ids(store))
+    assert taken == [200] * 3
+    assert (store.usage()["total_runs"], len(open_ids(store))) == (250, 3)
+    assert store.verify() == []
+
+
 def test_stopping_answers_what_was_accepted(
     open_stores: Callable[..., RunStore], ingest_of: Callable[..., Ingest]
 ) -> None:

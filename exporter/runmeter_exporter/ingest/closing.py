@@ -4,7 +4,7 @@ closes. And, a day later, the ledger forgets it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from runmeter_exporter.ingest.fold import RunFold, holds
 from runmeter_exporter.ingest.intake import HOUR, Folds, Intake, Key, recorded_for, recorded_runs
@@ -19,8 +19,13 @@ AT_ONCE = 50
 AT_LENGTH = 0.25
 """Seconds that such a transaction may take before the next one gets fewer runs: agents may be waiting for the file."""
 
-def close_runs(intake: Intake, run_ids: Sequence[str]) -> None:
-    """Close these runs, or let those disappear that only repeated others. Raises StoreError."""
+
+def close_runs(intake: Intake, run_ids: Sequence[str]) -> Iterator[float]:
+    """Close these runs, or let those disappear that only repeated others. Raises StoreError.
+
+    Step by step: after each transaction it gives the seconds for which the others' turn is now, those who wait for the
+    intake as well as whoever else writes into the store.
+    """
     ids = sorted(set(run_ids))
     start, at_once = 0, AT_ONCE
     while start < len(ids):
@@ -35,9 +40,8 @@ def close_runs(intake: Intake, run_ids: Sequence[str]) -> None:
         took = time.monotonic() - began
         start += len(some)
         at_once = max(1, at_once // 2) if took > AT_LENGTH else min(AT_ONCE, 2 * at_once)
-        if start < len(ids):
-            # SQLite's writers look for their turn now and then; whoever asks again at once leaves them none.
-            time.sleep(min(took, 0.1))
+        # SQLite's writers look for their turn now and then; whoever asks again at once leaves them none.
+        yield min(took, 0.1) if start < len(ids) else 0.0
 
 
 def expire(intake: Intake, now: int, retention: float) -> int:

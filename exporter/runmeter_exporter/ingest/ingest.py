@@ -77,11 +77,12 @@ class Ingest:
         wait: float = WAIT,
         now: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """`price`: what a call costs (default: the operator's prices, then genai-prices). Durations are seconds.
 
-        `now` is wall time in nanoseconds, for expiry; `clock` seconds that never jump. PriceFileError where the
-        operator's prices cannot be read: a server that would bill wrongly should not start.
+        `now` is wall time in nanoseconds, for expiry; `clock` seconds that never jump; `pause` waits so many seconds.
+        PriceFileError where the operator's prices cannot be read: a server that would bill wrongly should not start.
         """
         self.source = f"sidecar:{uuid.uuid4().hex}"
         self._store = store
@@ -91,6 +92,7 @@ class Ingest:
         self._wait = wait
         self._now = now
         self._clock = clock
+        self._pause = pause
         self._waiting: deque[_Request] = deque()
         self._spans = 0
         self._stopping = False
@@ -178,9 +180,14 @@ class Ingest:
 
     def close_runs(self, run_ids: Sequence[str]) -> None:
         """Close runs whose grace is over, after calls that two runs have went to one of them. Raises StoreError."""
-        with self._writing:
-            close_runs(self._intake, run_ids)
-            self._count_fates()
+        steps = close_runs(self._intake, run_ids)
+        pause: float | None = 0.0
+        while pause is not None:
+            with self._writing:
+                pause = next(steps, None)
+                self._count_fates()
+            if pause:
+                self._pause(pause)
 
     def expire(self, now: int) -> int:
         """Forget the spans of runs that closed more than the retention before `now`; how many. Raises StoreError."""
