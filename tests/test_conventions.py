@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import openai
 import pytest
+from doors import replay
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
 from opentelemetry.metrics import NoOpMeterProvider
@@ -21,6 +22,7 @@ from opentelemetry.sdk.metrics.export import (
     Sum,
 )
 from opentelemetry.sdk.trace import TracerProvider
+from otlp_files import recordings
 from prometheus_client import CollectorRegistry, generate_latest
 from provider import Provider
 
@@ -30,9 +32,13 @@ from runmeter.otel.distributions import FULL, Distributions
 from runmeter.otel.processor import PROCESSOR
 from runmeter.reading import semconv
 from runmeter.reading.operations import WELL_KNOWN
+from runmeter.reading.read import read
+from runmeter.reading.reading import Reading
+from runmeter.reading.roles import Role
 from runmeter.sink import RunInfo
-from runmeter.spans import Call, Change
+from runmeter.spans import Call, Change, EndedSpan
 from runmeter.usage import Usage
+from runmeter_exporter.ingest.fold import RunFold
 
 # --- what the conventions say ---------------------------------------------------------------------------------------
 # open-telemetry/semantic-conventions-genai, docs/gen-ai: gen-ai-token-metrics.md (066d4a7), client-inference.md
@@ -403,3 +409,94 @@ def test_a_call_without_a_requested_model_has_no_label_for_it(shown: Shown) -> N
     counters.settled(RUN, [Change(None, call()), Change(None, call(request_model="m-latest"))])
     used = points(metrics()["gen_ai.client.inference.usage.input_tokens"])
     assert sorted(said(point).get(REQUESTED, "") for point in used) == ["", "m-latest"]
+
+
+# --- what spans say of it ---------------------------------------------------------------------------------------------
+
+
+def span(attributes: dict[str, Any], *, name: str = "chat m", scope: str = "x", failed: bool = False) -> EndedSpan:
+    return EndedSpan(1, 2, None, False, name, 3, scope, {}, attributes, SECOND, 3 * SECOND, failed)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "name", "operation"),
+    [
+        ({OPERATION: "chat"}, "chat m", "chat"),
+        ({OPERATION: "generate_content"}, "generate_content m", "generate_content"),
+        ({OPERATION: "embeddings"}, "embeddings m", "embeddings"),
+        ({OPERATION: "aembedding"}, "aembedding", "embeddings"),
+        ({OPERATION: "responses"}, "responses", "chat"),
+        ({OPERATION: "image_generation"}, "image", "image_generation"),
+        ({"openinference.span.kind": "EMBEDDING"}, "CreateEmbeddings", "embeddings"),
+        ({"openinference.span.kind": "LLM"}, "ChatCompletion", "chat"),
+        ({"openinference.span.kind": "LLM", OPERATION: "made_up"}, "ChatCompletion", "chat"),
+        ({"ai.operationId": "ai.embedMany.doEmbed"}, "ai.embedMany.doEmbed", "embeddings"),
+        ({"llm.request.type": "completion"}, "openai.completion", "text_completion"),
+        ({"llm.request.type": "completion"}, "anthropic.chat", "chat"),
+        ({"llm.request.type": "embedding"}, "openai.embeddings", "embeddings"),
+        ({"span.type": "llm_request"}, "claude_code.llm_request", "chat"),
+        ({}, "anything", "chat"),
+        ({OPERATION: "summarise"}, "summarise", "summarise"),
+        ({OPERATION: 7}, "seven", "chat"),
+    ],
+)
+def test_operations_have_the_conventions_names(attributes: dict[str, Any], name: str, operation: str) -> None:
+    """Whatever a library calls it, and what it alone knows keeps its name."""
+    reading = read(span({**attributes, "gen_ai.usage.input_tokens": 5}, name=name))
+    assert reading.role in (Role.CALL, Role.WEAK)
+    assert reading.operation == operation
+
+
+def test_recorded_embeddings_are_embeddings() -> None:
+    """In every recording the embeddings are those of the provider, with all of their tokens, and nothing else is."""
+    seen = 0
+    for recording in recordings():
+        sink = replay(recording.spans())
+        calls = [one for run in sink.runs for one in sink.calls[id(run)]]
+        assert {one.operation for one in calls} <= OPERATIONS, recording.name
+        embedded = [one.usage for one in calls if one.operation == "embeddings"]
+        truth = recording.truth
+        assert sum(usage.calls for usage in embedded) == truth.get("embedding_calls", 0), recording.name
+        assert sum(usage.input_tokens for usage in embedded) == truth.get("embedding_input_tokens", 0), recording.name
+        seen += len(embedded)
+    assert seen
+
+
+def test_the_requested_model_and_the_kind_of_error_are_read() -> None:
+    """The model that was asked for is told from the one that answered, and the error of a failure is named."""
+    said = {OPERATION: "chat", REQUESTED: "m", RESPONDED: "m-2026", ERROR: "timeout"}
+    reading = read(span({**said, "gen_ai.response.time_to_first_chunk": 0.5}))
+    assert (reading.model, reading.request_model, reading.error, reading.first_chunk) == ("m-2026", "m", None, 0.5)
+    assert read(span(said, failed=True)).error == "timeout"
+    assert read(span({OPERATION: "chat", RESPONDED: "m-2026"})).request_model is None
+    for nonsense in (float("nan"), -1.0, "soon", True):
+        assert read(span({**said, "gen_ai.response.time_to_first_chunk": nonsense})).first_chunk is None
+
+
+def test_what_an_older_runmeter_packed_is_read() -> None:
+    """A row of before these fields gives a chat of a model that nobody asked for by name, and new ones keep theirs."""
+    old = (
+        '[1,1,2,null,0,{"4":1,"5":"x","6":"cbf29ce484222325","7":1000000000,"8":3000000000,"10":[5,2,0,0,0,0,0,0,0,0,0],'
+        '"13":"m-2026"}]'
+    )
+    reading = Reading.unpack(old)
+    assert (reading.usage, reading.model) == (Usage(5, 2), "m-2026")
+    assert (reading.operation, reading.request_model, reading.error, reading.first_chunk) == ("chat", None, None, None)
+    assert reading.pack() == old
+    new = read(span({OPERATION: "embeddings", REQUESTED: "m", "gen_ai.usage.input_tokens": 5}))
+    assert Reading.unpack(new.pack()) == new
+
+
+def test_what_a_call_was_priced_at_it_stays_priced_at() -> None:
+    """The digest under which door 2 keeps a price knows nothing of how the call is shown."""
+    told = {"gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 2, RESPONDED: "m-2026", PROVIDER: "openai"}
+    before = read(span({OPERATION: "chat", **told}))
+    after = read(span({OPERATION: "embeddings", REQUESTED: "m", **told}))
+    first = RunFold("r", lambda call: call.usage._replace(cost_nanousd=7))
+    priced = first.add(before)
+    assert priced is not None
+    assert priced.hex().startswith("14b4b636ff14cb30")
+    second = RunFold("r", lambda call: call.usage._replace(cost_nanousd=8))
+    second.fix(priced)
+    assert second.add(after) is None
+    assert next(iter(second.snapshots(None)[0].usage_by.values())).cost_nanousd == 7

@@ -102,7 +102,7 @@ class Distributions:
         attributes = dict(labels)
         if call.error is not None:
             attributes[semconv.ERROR_TYPE] = self._error(call.error)
-        seconds = (call.ended_at - call.started_at) / _NANO if call.started_at else None
+        seconds = (call.ended_at - call.started_at) / _NANO if call.started_at > 0 else None
         usage = call.usage
         gone = False
         for shown in self._shown:

@@ -53,8 +53,8 @@ _KINDS: Final[Mapping[str, Mapping[str, str]]] = {
 """Of a library's own word; any other one on a call is a chat."""
 
 
-def operation_of(kinds: Sequence[tuple[str, object]], attributes: Mapping[str, Any]) -> str:
-    """The operation of a call with these attributes; `kinds` are those that say what it is (`Shape.kinds`)."""
+def operation_of(kinds: Sequence[tuple[str, object]], attributes: Mapping[str, Any], name: str) -> str:
+    """The operation of a call; `kinds` are the attributes that say what it is (`Shape.kinds`), `name` the span's."""
     said = attributes.get(semconv.OPERATION_NAME)
     if type(said) is str:
         known = _SAID.get(said)
@@ -63,5 +63,7 @@ def operation_of(kinds: Sequence[tuple[str, object]], attributes: Mapping[str, A
     for key, _ in kinds:
         if key != semconv.OPERATION_NAME:
             value = attributes[key]
-            return _KINDS.get(key, _SAID).get(value, CHAT) if type(value) is str else CHAT
+            if type(value) is not str or (value == "completion" and name.endswith(".chat")):
+                return CHAT  # OpenLLMetry 0.40.14 calls `anthropic.chat` a completion
+            return _KINDS.get(key, _SAID).get(value, CHAT)
     return clean.label(said) or CHAT if type(said) is str else CHAT

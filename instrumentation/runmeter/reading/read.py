@@ -67,7 +67,7 @@ def _read(span: EndedSpan) -> Reading:
             role = PLAIN
         elif role is CALL or role is WEAK:
             response_id = clean.identifier(usual[5]) or raw_id
-            operation = operation_of(shape.kinds, attributes)
+            operation = operation_of(shape.kinds, attributes, name)
             if shape.requested is not None:
                 asked = attributes[shape.requested]
                 request_model = model if asked is usual[6] else clean.label(asked)
