@@ -45,12 +45,16 @@ class Browser:
             }});
             watch.observe(document, {{subtree: true, childList: true, attributes: true, characterData: true}});
         """
-        while True:
+        for left in reversed(range(4)):
             try:
                 return self._call("POST", "/execute/async", {"script": script, "args": []})
             except urllib.error.HTTPError as error:
-                if "unloaded" not in json.load(error)["value"]["message"]:
-                    raise  # else another page came meanwhile: wait on that one
+                # Another page came meanwhile, which the driver says in several ways or finds out by its timeout: wait
+                # on that one.
+                said = json.load(error)["value"]["message"]
+                if not left:
+                    raise AssertionError(said) from error
+        raise AssertionError("unreachable")
 
     def text(self, identifier: str) -> str:
         """The visible text of the element with this id."""
@@ -102,7 +106,7 @@ def chromium(width: int = 1280, height: int = 900) -> Iterator[Browser]:
             always = {
                 "goog:chromeOptions": options,
                 "goog:loggingPrefs": {"browser": "ALL"},
-                "timeouts": {"script": 60_000},
+                "timeouts": {"script": 20_000},
             }
             session = call("POST", f"{driver_url}/session", {"capabilities": {"alwaysMatch": always}})
             url = f"{driver_url}/session/{session['sessionId']}"

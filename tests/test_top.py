@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import signal
 import sys
@@ -385,6 +386,7 @@ def test_ctrl_z_lends_the_terminal_back(store_url: str) -> None:
         terminal.until(lambda: any("working-" in line for line in terminal.screen), "the run is shown")
         terminal.type("\x1a")
         terminal.until(lambda: not terminal.other_screen and terminal.echoes(), "the terminal is lent back")
+        os.waitid(os.P_PID, terminal.process.pid, os.WSTOPPED | os.WNOWAIT)  # what continues it has to come after that
         terminal.signal(signal.SIGCONT)
         terminal.until(lambda: terminal.other_screen and not terminal.echoes(), "it is taken again")
         terminal.type("q")

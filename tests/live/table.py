@@ -3,8 +3,8 @@
     python tests/live/table.py [--check]
 
 Writes the tables between the marks in `instrumentation/FRAMEWORKS.md` and all of
-`instrumentation/runmeter/frameworks.json` from `results/*.json`; with `--check` it writes nothing, and exits with 1
-where one of the two is not what the results make of it.
+`instrumentation/runmeter/launch/frameworks.json` from `results/*.json`; with `--check` it writes nothing, and exits
+with 1 where one of the two is not what the results make of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-PAGE, DATA = ROOT / "instrumentation" / "FRAMEWORKS.md", ROOT / "instrumentation" / "runmeter" / "frameworks.json"
+PAGE = ROOT / "instrumentation" / "FRAMEWORKS.md"
+DATA = ROOT / "instrumentation" / "runmeter" / "launch" / "frameworks.json"
 MARKS = ("<!-- measured: made by tests/live/table.py -->\n", "<!-- /measured -->\n")
 COUNTS = ("calls", "input", "output", "cached", "reasoning")
 NAMES = {

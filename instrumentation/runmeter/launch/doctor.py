@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
 
 from runmeter.otel.clients import coverage
 from runmeter.otel.handle import PIP_STORE
@@ -55,8 +58,41 @@ def environment_report() -> list[Row]:
         rows.append(
             Row("clients", "note", None, "no known client library is installed; runmeter.record_usage() counts any")
         )
+    rows += _frameworks()
     rows.append(_zero_code())
     return rows
+
+
+_HOOK = "hook"
+_COUNTS = ("calls", "input", "output", "cached", "reasoning")
+
+
+def _frameworks() -> Iterator[Row]:
+    """Frameworks that were measured (`instrumentation/FRAMEWORKS.md`): whether what is installed beside each counts its
+    calls exactly in this process. Our own hooks are not looked for: the program that installs one knows."""
+    for known in json.loads((Path(__file__).parent / "frameworks.json").read_text("utf-8")):
+        found = _version(known["distribution"])
+        if found is None:
+            continue
+        ways = [
+            (sum(field in way["wrong"] for field in _COUNTS), way)
+            for way in known["rows"]
+            if way["door"] == 1 and _HOOK not in way["by"] and all(not by or _version(by) for by in way["by"])
+        ]
+        if not ways:
+            detail = "nothing that was measured with it is installed"
+            yield Row(known["framework"], "note", found, detail, known["todo"])
+            continue
+        wrong, way = min(ways, key=lambda one: one[0])
+        by = " and ".join(by or "its own spans" for by in way["by"])
+        if not wrong:
+            yield Row(known["framework"], "ok", found, f"exact by {by}, as measured with {known['version']}")
+            continue
+        misses = ", ".join(field for field in _COUNTS if field in way["wrong"])
+        detail = f"{by}: not exact in {misses}, as measured with {known['version']}"
+        if way["why"]:
+            detail += f" ({'; '.join(way['why'])})"
+        yield Row(known["framework"], "missing", found, detail, known["todo"])
 
 
 def _version(name: str) -> str | None:
