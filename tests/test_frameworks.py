@@ -35,7 +35,7 @@ def test_the_page_and_the_data_are_what_was_measured() -> None:
 def test_the_doctor_says_what_a_framework_misses(
     beside: tuple[str, ...], state: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DSPy speaks to providers past the client that is instrumented: that one is fine, and DSPy's calls are not seen."""
+    """DSPy speaks to providers past the client that is instrumented: its calls are not seen, and the remedy is said."""
     monkeypatch.setattr(doctor, "_version", lambda name: "9" if name in ("dspy", *beside) else None)
     (row,) = [row for row in doctor.environment_report() if row.subject == "DSPy"]
     assert (row.state, row.version) == (state, "9")
