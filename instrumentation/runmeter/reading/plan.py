@@ -73,7 +73,9 @@ class Shape:
         self.kinds = tuple((keys[name][0], table) for name, (_, table) in zip(_KINDS, KINDS, strict=True) if keys[name])
         """(key, what its values mean) of the keys that say what the span is, in the order of belief."""
         self.input_keys = tuple(keys["input"])
-        self.requested = next((key for key in keys["model"] if key in semconv.REQUESTED), None)
+        # No generator that is left before its end: what a signal handler raises while it is closed reaches nobody.
+        requested = [key for key in keys["model"] if key in semconv.REQUESTED]
+        self.requested = requested[0] if requested else None
         """The key that says which model was asked for."""
         self.seldom_keys = tuple((name, tuple(keys[name])) for name in SELDOM if keys[name])
         usual = [keys[name] for name in USUAL]
