@@ -182,6 +182,24 @@ def test_an_idle_connection_is_closed() -> None:
         assert closed(sock)
 
 
+def test_a_request_that_waited_for_our_turn_is_not_too_late() -> None:
+    """Bytes that came in time are answered, however late this process got around to read them."""
+    now = [0.0]
+    server = Server(echo, idle_timeout=10, clock=lambda: now[0])
+    with connect(server) as whole, connect(server) as half:
+        server._turn(PATIENCE)
+        server._turn(0)
+        assert server.connections == 2
+        half.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        server._turn(PATIENCE)
+        whole.sendall(request_bytes("/"))
+        half.sendall(b"localhost\r\n\r\n")
+        now[0] += 11
+        with server:
+            assert read_answer(whole).status == 200
+            assert read_answer(half).status == 200
+
+
 def test_an_answer_that_nobody_reads_frees_its_worker() -> None:
     """A client that asks for much and reads nothing is disconnected, and the only worker serves the next one."""
     written = threading.Event()

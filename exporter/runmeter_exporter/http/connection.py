@@ -175,10 +175,18 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         elif self.requests:
             pass  # our own turn
         elif self.request is not None:
-            if still > idle or now - self.began > request:
+            if now - self.began > request or (still > idle and not self._waits_for_us()):
                 self._time_out()
-        elif still > idle:
+        elif still > idle and not self._waits_for_us():
             self.will_close = True
+
+    def _waits_for_us(self) -> bool:
+        """Whether bytes have come that we have not read: then it is we who are late, not the client. Closing now would
+        reset the connection under a request that is already here."""
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def _time_out(self) -> None:
         with self.requests_lock:
