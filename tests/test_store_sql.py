@@ -419,3 +419,31 @@ def test_a_folder_that_cannot_be_made_is_said_plainly(tmp_path: Path) -> None:
     store.write([snap()])
     assert store.runs()["runs"]
     store.dispose()
+
+
+def test_runs_that_close_at_once_do_not_wait_for_each_other(
+    postgres_url: str, open_stores: Callable[..., SqlRunStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The totals of everything are kept in stripes: who adds to one waits for nobody who adds to another, and readers
+    see the sum as one row."""
+    store = open_stores(postgres_url, deadline=2)
+    stripe = [0]
+    monkeypatch.setattr("runmeter_exporter.store.sql.rows.any_stripe", lambda: stripe[0])
+    store.write([final("first", tokens=1, service="a")])
+    with store.engine.begin() as elsewhere:
+        elsewhere.execute(text("UPDATE rollup SET number = number WHERE scope = ''"))
+        elsewhere.execute(text("UPDATE usage_daily SET calls = calls"))
+        with pytest.raises(StoreUnavailable):
+            store.write([final("waits", tokens=2, service="a", thread_id="other")])
+        stripe[0] = 5
+        store.write([final("passes", tokens=4, service="a", thread_id="another")])
+    stripe[0] = 3
+    store.write([final("waits", tokens=2, service="a", thread_id="other")])
+    assert store.verify() == []
+    assert store.usage()["total_tokens"] == 7
+    assert store.usage()["total_runs"] == 3
+    assert [row["total_tokens"] for row in store.usage_daily()] == [7]
+    assert [usage.total_tokens for usage in store.scrape().settled.values()] == [7]
+    assert store.prune(NOON * 2) == 3
+    assert store.verify() == []
+    assert store.usage()["total_tokens"] == 7

@@ -143,6 +143,6 @@ def daily_id(key: DailyKey) -> str:
     return blake2b(_encode(key).encode(), digest_size=16).hexdigest()
 
 
-def daily_record(key: DailyKey, usage: Usage) -> tuple[Any, ...]:
-    """The row of daily usage."""
-    return (daily_id(key), *key, *usage)
+def daily_record(key: DailyKey, usage: Usage, stripe: int = 0) -> tuple[Any, ...]:
+    """The row of daily usage, one of several where that is kept in stripes."""
+    return (f"{daily_id(key)}.{stripe}" if stripe else daily_id(key), *key, *usage)

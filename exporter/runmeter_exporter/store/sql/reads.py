@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, cast, func, or_, select, text, tuple_
+from sqlalchemy import Connection, func, or_, select, text, tuple_
 
 from runmeter.usage import Usage
 from runmeter_exporter.store import OpenRun, paging
@@ -19,8 +19,10 @@ from runmeter_exporter.store.records import (
 from runmeter_exporter.store.rows import RunFilter
 from runmeter_exporter.store.sql.dialects import Dialect
 from runmeter_exporter.store.sql.schema import COUNTERS, rollup, run_usage, runs, sources, usage_daily
-from runmeter_exporter.store.sql.statements import Statements
+from runmeter_exporter.store.sql.statements import Statements, summed
+from runmeter_exporter.store.sql.stripes import SCOPES
 from runmeter_exporter.totals.rollup import (
+    EVERYTHING,
     DailyKey,
     Grants,
     Held,
@@ -125,7 +127,10 @@ class SqlReads:
 
     def rollup(self, scope: str) -> dict[Part, Held]:
         """See Rows."""
-        rows = self._connection.execute(self._statements.rollup_of, {"scope": scope})
+        if scope == EVERYTHING:
+            rows = self._connection.execute(self._statements.everything)
+        else:
+            rows = self._connection.execute(self._statements.rollup_of, {"scope": scope})
         return {part: held for _, part, held in map(rollup_held, rows)}
 
     def rollups(self, scopes: Sequence[str]) -> dict[str, dict[Part, Held]]:
@@ -155,7 +160,7 @@ class SqlReads:
     def daily(self, start: str | None, end: str | None, columns: Sequence[str]) -> list[tuple[tuple[str, ...], Usage]]:
         """See Rows."""
         groups = [usage_daily.c[name] for name in columns]
-        sums = [cast(func.sum(usage_daily.c[name]), BigInteger) for name in COUNTERS]
+        sums = [summed(usage_daily.c[name]) for name in COUNTERS]
         wanted = select(*groups, *sums).group_by(*groups)
         if start is not None:
             wanted = wanted.where(usage_daily.c.day >= start)
@@ -195,11 +200,16 @@ class SqlReads:
 
     def every_rollup(self) -> Iterator[tuple[Place, Held]]:
         """See Rows."""
-        for row in self._connection.execute(select(rollup).where(rollup.c.scope != GRANTED)):
+        for part, held in self.rollup(EVERYTHING).items():
+            yield (EVERYTHING, *part), held
+        apart = (*SCOPES, GRANTED)
+        for row in self._connection.execute(select(rollup).where(rollup.c.scope.not_in(apart))):
             scope, (dimension, key), held = rollup_held(row)
             yield (scope, dimension, key), held
 
     def every_daily(self) -> Iterator[tuple[DailyKey, Usage]]:
         """See Rows."""
-        for row in self._connection.execute(select(usage_daily)):
-            yield DailyKey(*row[1:9]), Usage(*row[9:])
+        groups = [usage_daily.c[name] for name in DailyKey._fields]
+        wanted = select(*groups, *[summed(usage_daily.c[name]) for name in COUNTERS]).group_by(*groups)
+        for row in self._connection.execute(wanted):
+            yield DailyKey(*row[: len(groups)]), Usage(*row[len(groups) :])

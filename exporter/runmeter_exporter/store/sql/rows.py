@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select, text, update
@@ -22,6 +23,7 @@ from runmeter_exporter.store.rows import SourceRow
 from runmeter_exporter.store.sql.ledger import SqlLedger
 from runmeter_exporter.store.sql.reads import GRANTED, OPEN, SqlReads
 from runmeter_exporter.store.sql.schema import meta, rollup, runs, sources
+from runmeter_exporter.store.sql.stripes import SCOPES, any_stripe, is_everything
 from runmeter_exporter.totals.rollup import (
     EVERYTHING,
     PRUNED,
@@ -175,19 +177,28 @@ class SqlRows(SqlReads):
 
     def touch(self, places: Iterable[Place]) -> None:
         """See Rows."""
+        # In a stripe, too: DO NOTHING waits where somebody is changing the row that is there.
         self._statements.rollup_touch.many(
-            self._connection, [rollup_record(place, 0, 0, ZERO) for place in sorted(places)]
+            self._connection, [rollup_record(self._striped(place), 0, 0, ZERO) for place in sorted(places)]
         )
 
     def add(self, rows: Mapping[Place, Held], daily: Mapping[DailyKey, Usage]) -> None:
         """See Rows."""
-        records = [rollup_record(place, held.number, held.updated_at, held.usage) for place, held in rows.items()]
+        records = [rollup_record(self._striped(place), row.number, row.updated_at, row.usage)
+                   for place, row in rows.items()]  # fmt: skip
         # The rows that everybody adds to come last, so that they are locked for the shortest time.
-        records.sort(key=lambda record: (record[0] == EVERYTHING, *record[:3]))
+        records.sort(key=lambda record: (is_everything(record[0]), *record[:3]))
         self._statements.rollup_add.many(self._connection, records)
         self._statements.daily_add.many(
-            self._connection, sorted(daily_record(key, usage) for key, usage in daily.items())
+            self._connection, sorted(daily_record(key, usage, self._stripe) for key, usage in daily.items())
         )
+
+    @cached_property
+    def _stripe(self) -> int:
+        return any_stripe() if self._dialect.locks_rows else 0
+
+    def _striped(self, place: Place) -> Place:
+        return (SCOPES[self._stripe], *place[1:]) if place[0] == EVERYTHING else place
 
     def raise_to(self, rows: Mapping[Place, Usage]) -> None:
         """See Rows."""

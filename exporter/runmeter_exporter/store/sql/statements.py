@@ -10,10 +10,26 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, case, delete, func, insert, literal_column, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Engine,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    text,
+    update,
+)
 
 from runmeter_exporter.store.sql.dialects import Dialect
 from runmeter_exporter.store.sql.schema import COUNTERS, SETTLED, meta, rollup, run_usage, runs, sources, usage_daily
+from runmeter_exporter.store.sql.stripes import SCOPES
+from runmeter_exporter.totals.rollup import EVERYTHING
 
 RUN_COLUMNS = tuple(column.name for column in runs.c)
 PROGRESS_COLUMNS = ("overflow", "updated_at", "version", "sources", "set_aside")
@@ -174,12 +190,28 @@ class Statements:
             dialect.among(rollup.c.scope, "scopes"), rollup.c.dimension == "total"
         )
         self.rollup_of = select(rollup).where(rollup.c.scope == bindparam("scope"))
+        self.everything: Any = select(rollup).where(rollup.c.scope == EVERYTHING)
+        if dialect.locks_rows:
+            self.everything = (
+                select(
+                    literal_column("''").label("scope"), rollup.c.dimension, rollup.c.key, func.min(rollup.c.parts),
+                    summed(rollup.c.number), func.max(rollup.c.updated_at),
+                    *[summed(rollup.c[name]) for name in COUNTERS],
+                )
+                .where(rollup.c.scope.in_(SCOPES))
+                .group_by(rollup.c.dimension, rollup.c.key)
+            )  # fmt: skip
         self.meta_value = select(meta.c.value).where(meta.c.name == bindparam("name_"))
         self.meta_locked = self.meta_value.with_for_update() if dialect.locks_rows else self.meta_value
         self.run_of = select(runs).where(runs.c.run_id == bindparam("run_id"))
         self.open_count = select(func.count(), func.min(runs.c.started_at)).where(text("is_open = 1"))
         locked_sources: Any = select(sources).where(dialect.among(sources.c.source, "ids")).order_by(sources.c.source)
         self.sources_locked = locked_sources.with_for_update() if dialect.locks_rows else locked_sources
+
+
+def summed(column: Any) -> Any:
+    """A sum of counts as a count: PostgreSQL makes `numeric` of it, the driver a Decimal."""
+    return cast(func.sum(column), BigInteger)
 
 
 def larger(left: Any, right: Any) -> Any:
