@@ -109,6 +109,7 @@ def test_the_same_id_again_adds(meter: Meter) -> None:
         (SystemExit(3), ("interrupted", "SystemExit")),
         (asyncio.CancelledError(), ("interrupted", "CancelledError")),
         (GeneratorExit(), ("interrupted", "GeneratorExit")),
+        (type("Cancelled", (BaseException,), {})(), ("interrupted", "Cancelled")),  # trio's
         (ExceptionGroup("g", [TimeoutError()]), ("timeout", "ExceptionGroup")),
         (BaseExceptionGroup("g", [KeyboardInterrupt(), ValueError()]), ("error", "BaseExceptionGroup")),
     ],

@@ -120,7 +120,7 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
 
     about: dict[str, object] = {
         "store": store.url_for_humans,
-        "by_default": store.url_for_humans == default_url(),
+        "by_default": _is_default(store.url_for_humans),
         "otlp": None,
         "otlp_everywhere": config.otlp_listen is not None and config.otlp_listen.host in ("0.0.0.0", "::"),
         "otlp_token": tokens["ingest"] is not None,
@@ -190,3 +190,10 @@ def notify(state: str) -> None:
             sock.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
     except OSError as error:
         logger.warning("cannot notify systemd at %s: %s", path, error)
+
+
+def _is_default(url: str) -> bool:
+    try:
+        return url == default_url()
+    except StoreError:  # of a user without a home
+        return False

@@ -226,13 +226,22 @@ class RunStore(Protocol):
 
 
 def default_url() -> str:
-    """A SQLite file in the user's state directory: where agents and sidecar of a host meet without configuration."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    """A SQLite file in the user's state directory: where agents and sidecar of a host meet without configuration.
+
+    Raises StoreError for a user who has none, as in containers that run under any number.
+    """
+    try:
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Application Support"
+        else:
+            base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    except RuntimeError:
+        raise StoreError(
+            f"user {os.getuid()} has no home directory for a store (no entry among the system's users, and HOME is not "
+            "set); set RUNMETER_DATABASE_URL, as to sqlite:////var/lib/runmeter/runmeter.db, or HOME or XDG_STATE_HOME"
+        ) from None
     return f"sqlite:///{base / 'runmeter' / 'runmeter.db'}"
 
 

@@ -10,7 +10,6 @@ Nothing here raises into the host (rule 8). A wrong argument is left out and sai
 
 from __future__ import annotations
 
-import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -144,10 +143,10 @@ def start_run(
 class run:
     """`with runmeter.run(thread_id="t") as run:` (also `async with`): everything below belongs to the run.
 
-    Leaving ends it: `success`, also for `SystemExit(0)`; `timeout` for `TimeoutError`; `interrupted` for
-    KeyboardInterrupt, SystemExit, asyncio.CancelledError and GeneratorExit; `error` for any other exception, with the
-    exception's class as the stop reason. The exception goes on unchanged. Inside another run the innermost has
-    the calls.
+    Leaving ends it: `success`, also for `SystemExit(0)`; `timeout` for `TimeoutError`; `error` for any other
+    `Exception`; `interrupted` for what is none: KeyboardInterrupt, SystemExit, GeneratorExit and the cancellations of
+    asyncio, trio and gevent. The exception's class is the stop reason; it goes on unchanged. Inside another run the
+    innermost has the calls.
     """
 
     def __init__(
@@ -231,13 +230,9 @@ def outcome(error: BaseException | None) -> tuple[str, str | None]:
                 return status, reason
     if isinstance(error, TimeoutError):
         return "timeout", reason
-    # asyncio takes longer to import than all of this; who has an error of its has imported it.
-    asyncio = sys.modules.get("asyncio")
-    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)) or (
-        asyncio is not None and isinstance(error, asyncio.CancelledError)
-    ):
-        return "interrupted", reason
-    return "error", reason
+    # What is no Exception says that somebody wants this to end, not that it failed: Ctrl-C and SystemExit, a closed
+    # generator, and the cancellations of asyncio, trio and gevent, none of which need be imported to be known.
+    return ("error" if isinstance(error, Exception) else "interrupted"), reason
 
 
 def _start(

@@ -37,6 +37,9 @@ from sqlalchemy.pool import QueuePool
 
 from runmeter_exporter.store import StoreError, StoreUnavailable
 
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.025
+"""Seconds between two looks whether SQLite's one writer is done; the steps that SQLite itself takes."""
+
 
 class NoTables(Exception):
     """There is no file, or no table of ours in the database, and whoever asks is not to make any."""
@@ -95,7 +98,8 @@ class SqliteDialect:
         """See Dialect."""
         self._creates = creates
         # A little less than the deadline: "locked" says more than "interrupted".
-        arguments = {"timeout": deadline * 0.9, "isolation_level": None, "check_same_thread": False}
+        self._patience = deadline * 0.9
+        arguments = {"timeout": self._patience, "isolation_level": None, "check_same_thread": False}
         engine = create_engine(
             self.url,
             poolclass=QueuePool,
@@ -106,7 +110,7 @@ class SqliteDialect:
         )
         event.listen(engine, "connect", self._on_connect)
         event.listen(engine, "do_connect", self._make_file)
-        event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "begin", self._on_begin)
         return engine
 
     def _make_file(self, *_: Any) -> None:
@@ -173,7 +177,30 @@ class SqliteDialect:
         """See Dialect."""
         # A transaction that reads first and writes later fails with "database is locked" when another one wrote in
         # between; one that says at once that it will write waits for its turn.
-        connection.execution_options(runmeter_begin="BEGIN IMMEDIATE" if write else "BEGIN").begin()
+        connection.execution_options(runmeter_writes=write).begin()
+
+    def _on_begin(self, connection: Connection) -> None:
+        if not connection.get_execution_options().get("runmeter_writes", False):
+            connection.exec_driver_sql("BEGIN")
+            return
+        # Whoever waits inside SQLite holds up all of a gevent or eventlet host, where one thread is everybody; so the
+        # turn to write is waited for out here, with a sleep that such hosts make theirs.
+        until = time.monotonic() + self._patience
+        pause = _FIRST_PAUSE
+        driver: Any = connection.connection.driver_connection  # without SQLAlchemy's own pace: this is every write
+        driver.execute("PRAGMA busy_timeout=0")
+        try:
+            while True:
+                try:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    return
+                except DBAPIError as error:
+                    if "locked" not in str(error.orig) or time.monotonic() >= until:
+                        raise
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={int(self._patience * 1000)}")
 
     def cut(self, connection: Any) -> None:
         """See Dialect."""
@@ -187,10 +214,6 @@ class SqliteDialect:
         if "no such table" in str(error.orig):
             return "42P01"
         return ""
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("runmeter_begin", "BEGIN"))
 
 
 class PostgresDialect:
