@@ -43,12 +43,15 @@ def row(mode: str, door: int, cases: Sequence[Mapping[str, Any]], says: Mapping[
             if name in _NAMES:
                 checked.add(_NAMES[name])
                 wrong.setdefault(_NAMES[name], case["case"])
+    # What a library leaves out everywhere is no fault of a case: it is right, and differs.
+    silent = {_NAMES[name] for case in cases if case["ok"] for name in case.get("differ", ()) if name in _NAMES}
     reasons = [re.search(r" \((.*)\)$", case["why"]) for case in cases if case.get("impossible")]
     return {
         "mode": mode, "by": [says.get(part, part) for part in mode.split("+")], "door": door,
         "exact": [column for column in FIELDS if column in checked and column not in wrong],
         "wrong": {column: wrong[column] for column in FIELDS if column in wrong},
-        "why": list(dict.fromkeys(found.group(1) for found in reasons if found)),
+        "why": list(dict.fromkeys(found.group(1) for found in reasons if found))
+        + [f"it leaves {' and '.join(column for column in FIELDS if column in silent)} out"] * bool(silent),
     }  # fmt: skip
 
 

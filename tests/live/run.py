@@ -113,6 +113,73 @@ LIBRARIES = {
         {"openai": f"{GENAI}openai", "genai": f"{GENAI}dspy", "openinference": "openinference-instrumentation-dspy",
          "litellm": "openinference-instrumentation-litellm"}, "`runmeter.hooks.dspy.install()`",
     ),
+    "agno": Library(
+        ("agno", "openai", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-agno",
+         "opentelemetry-instrumentation-agno"),
+        ("openai", "openinference", "openinference+openai", "openllmetry", "openllmetry+openai"), None,
+        ("openai", "openinference", "openinference+openai", "openllmetry"), "Agno",
+        {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-agno",
+         "openllmetry": "opentelemetry-instrumentation-agno"},
+        "OpenInference's for agents and the client's for tokens, or the client's alone",
+    ),
+    "autogen": Library(
+        ("autogen-agentchat", "autogen-ext[openai]", f"{GENAI}openai>=1.3b0",
+         "openinference-instrumentation-autogen-agentchat"),
+        ("openai", "openinference", "openinference+openai"), None, ("openai", "openinference", "openinference+openai"),
+        "AutoGen",
+        {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-autogen-agentchat"},
+        "the client's instrumentation; AutoGen's own spans name the agents",
+    ),
+    "crewai": Library(
+        ("crewai", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-crewai",
+         "opentelemetry-instrumentation-crewai"),
+        ("openai", "openinference", "openinference+openai", "openllmetry", "openllmetry+openai"), None,
+        ("openai", "openinference", "openinference+openai", "openllmetry"), "CrewAI",
+        {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-crewai",
+         "openllmetry": "opentelemetry-instrumentation-crewai"},
+        "OpenInference's for agents and the client's for tokens, or the client's alone",
+    ),
+    "haystack": Library(
+        ("haystack-ai", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-haystack"),
+        ("openai", "openinference", "openinference+openai"), None, ("openai", "openinference", "openinference+openai"),
+        "Haystack",
+        {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-haystack"},
+        "the client's instrumentation",
+    ),
+    "instructor": Library(
+        ("instructor", "openai", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-instructor"),
+        ("openai", "openinference", "openinference+openai"), None, ("openai", "openinference"), "Instructor",
+        {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-instructor"},
+        "the client's instrumentation",
+    ),
+    "semantic-kernel": Library(
+        ("semantic-kernel", f"{GENAI}openai>=1.3b0"), ("own", "own+openai"), None, ("own", "own+openai"),
+        "Semantic Kernel", {"own": "", "openai": f"{GENAI}openai"},
+        "the client's instrumentation; Semantic Kernel's own spans, which name the agents, with "
+        "`SEMANTICKERNEL_EXPERIMENTAL_GENAI_ENABLE_OTEL_DIAGNOSTICS=true`",
+    ),
+    "smolagents": Library(
+        ("smolagents[openai]", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-smolagents"),
+        ("openai", "openinference", "openinference+openai"), None, ("openai", "openinference", "openinference+openai"),
+        "smolagents",
+        {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-smolagents"},
+        "OpenInference's for agents and the client's for tokens, or the client's alone",
+    ),
+    "strands": Library(
+        ("strands-agents[openai]>=1.60", f"{GENAI}openai>=1.3b0"), ("own", "own+openai"), None, ("own", "own+openai"),
+        "Strands", {"own": "", "openai": f"{GENAI}openai"},
+        "nothing: its own spans, with the client's instrumentation beside them for reasoning tokens",
+    ),
+    "adk": Library(
+        ("google-adk>=2", "openinference-instrumentation-google-adk"), ("own", "openinference"), None,
+        ("own", "openinference"), "ADK 2",
+        {"own": "", "openinference": "openinference-instrumentation-google-adk"}, "nothing: its own spans",
+    ),
+    "adk-1": Library(
+        ("google-adk<2", "openinference-instrumentation-google-adk"), ("own", "openinference"), "adk",
+        ("own", "openinference"), "ADK 1",
+        {"own": "", "openinference": "openinference-instrumentation-google-adk"}, "nothing: its own spans",
+    ),
     "google-genai": Library(("google-genai", "openinference-instrumentation-google-genai"), ("openinference",)),
     # 1.3b0 of the official instrumentation says that it stays off on google-genai 3, and does.
     "google-genai-2": Library(
