@@ -11,7 +11,8 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && exit; done; echo python3)
 endif
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
+PIP := "$(PYTHON)" -m pip --python "$(BIN)/python"
+QUIET := --quiet --no-input --disable-pip-version-check
 
 .PHONY: help run test test-chaos test-live bench lint clean
 .DEFAULT_GOAL := help
@@ -46,8 +47,12 @@ $(VENV)/.has-%: pyproject.toml
 	  echo "runmeter needs Python 3.11 or newer and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1 | tail -n 1); say which one to use: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "'$(PYTHON)' has no ensurepip, so it cannot make environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
-	@"$(BIN)/python" -m pip --version >/dev/null 2>&1 || { \
-	  echo "making an environment in $(VENV) with $$("$(PYTHON)" -V)"; "$(PYTHON)" -m venv --clear "$(VENV)"; }
-	@echo "installing runmeter[$*] from here, and the packages that pyproject.toml names for it, into $(VENV) with pip"
-	@$(PIP) -e '.[$*]'
+	@"$(BIN)/python" -c '' 2>/dev/null || { \
+	  echo "making an environment in $(VENV) with $$("$(PYTHON)" -V)"; "$(PYTHON)" -m venv --clear --without-pip "$(VENV)"; }
+	@echo "installing runmeter[$*] from here, and the packages that pyproject.toml names for it, into $(VENV)"
+# By uv, from PATH or from the package index: it needs a quarter of pip's time. Where it cannot (an index that only pip's
+# own configuration knows), by the pip that this Python has, so that the environment needs none; else by one of its own.
+	@{ command -v uv >/dev/null || $(PIP) install $(QUIET) uv; } >/dev/null 2>&1; PATH="$(abspath $(BIN)):$$PATH"; \
+	uv pip install --quiet --python "$(BIN)/python" -e '.[$*]' 2>/dev/null || $(PIP) install $(QUIET) -e '.[$*]' 2>/dev/null || \
+	{ "$(BIN)/python" -m ensurepip >/dev/null && "$(BIN)/python" -m pip install $(QUIET) -e '.[$*]'; }
 	@touch $@

@@ -24,6 +24,7 @@ import click
 from runmeter_exporter.console.options import Address
 from runmeter_exporter.console.top import top
 from runmeter_exporter.demo.asked import Asked
+from runmeter_exporter.demo.personas import PERSONAS
 from runmeter_exporter.demo.provider import Provider
 from runmeter_exporter.demo.wire import Numbers
 
@@ -110,10 +111,8 @@ class Fleet:
             yield from child.process.stdout or ()
 
     def start_agents(self, count: int, runs: int | None) -> None:
-        """Start the agent processes."""
-        from runmeter_exporter.demo.agent import PERSONAS
-
-        for number in range(count):
+        """Start agent processes until there are so many."""
+        for number in range(len(self.agents), count):
             persona = PERSONAS[number % len(PERSONAS)].agent
             arguments = ["agent", "--provider", self.provider.openai_url, "--number", str(number)]
             arguments += ["--seconds", str(self._seconds)] + (["--runs", str(runs)] if runs else [])
@@ -181,6 +180,9 @@ def demo(
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fleet = Fleet(folder, seconds)
         leaving.callback(fleet.close)
+        # Before the sidecar, though it needs none: what it imports for the first time after an installation, Python
+        # compiles while the other core does the same for the sidecar, and the other agents find it compiled.
+        fleet.start_agents(min(agents, 1), runs)
         fleet.start_sidecar(_free(listen), _free(otlp_listen) if otlp_listen else None)
         fleet.start_agents(agents, runs)
         _welcome(fleet)
