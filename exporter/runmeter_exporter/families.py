@@ -36,8 +36,9 @@ DETAILS: dict[str, Callable[[Usage], int]] = {
     "reasoning": lambda usage: usage.reasoning_tokens,
 }
 
-SET_ASIDE = ("aggregate", "late", "no_usage", "recorded", "repeat")
-"""Reasons shown from the start; see `settle.py`, and `merge.py` for `recorded`."""
+SET_ASIDE = ("aggregate", "late", "no_calls_seen", "no_usage", "recorded", "repeat", "uninstrumented_client")
+"""Reasons shown from the start; see `counting/verdict.py`, `merge.py` for `recorded` and `no_calls_seen`, `sink.py` for
+`uninstrumented_client`."""
 
 REASONS: dict[str, tuple[str, Labels, str]] = {
     "snapshots_dropped": (
