@@ -627,3 +627,20 @@ def test_a_chain_of_ten_thousand_ends() -> None:
     for order in (chain, chain[::-1], mixed):
         assert settled(order, limit=20_000).totals.calls == 1
     assert settled(chain).totals.calls == 1
+
+
+def test_a_stream_that_several_callbacks_tell_of_is_one_call() -> None:
+    """LiteLLM tells its callbacks of a stream when it is over, often after the run: its own writes a span of the call
+    that says nothing, a hook the same times with the usage. One call, in either order, before or after closing."""
+    silent = reading(7, started_at=1_000, ended_at=9_000_000, scope="litellm.raw", usage=None)
+    told = silent._replace(span_id=8, scope="runmeter", response_id="r", usage=Usage(10, 5))
+    other = told._replace(span_id=9, response_id="s", ended_at=9_500_000)
+    for closing in (0, 1, 2, 3):
+        for order in ((silent, told, other), (told, silent, other), (other, silent, told)):
+            settler = Settler()
+            for number, one in enumerate(order):
+                if number == closing:
+                    settler.close()
+                settler.add(one)
+            assert settler.totals[:2] == (20, 10)
+            assert settler.totals.calls == 2

@@ -62,6 +62,10 @@ LIBRARIES = {
         ("langchain", "langchain-openai", "langgraph", f"{GENAI}langchain>=1.3b0", f"{GENAI}openai>=1.3b0",
          "openinference-instrumentation-langchain"),
         ("auto", "hook", "genai", "openinference", "hook+genai", "hook+openai", "genai+openai", "openinference+openai"),
+        None, (), "LangChain",
+        {"openai": f"{GENAI}openai", "genai": f"{GENAI}langchain",
+         "openinference": "openinference-instrumentation-langchain"},
+        "`runmeter.hooks.langchain.install()`",
     ),
     # Without a run around it: which runs come about, of which threads, with which callers.
     "langgraph": Library(

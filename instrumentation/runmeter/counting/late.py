@@ -45,14 +45,21 @@ def belongs(node: Node, units: Units) -> bool:
     for call in calls_directly_below(node):
         if call.reading is not None and node.role == CALL and nested(call.reading, reading):
             return True
-    return units.has_twin(node, reading)
+    return bool(units.twins(node, reading))
 
 
-def answers_late(reading: Reading, units: Units) -> bool:
-    """It reads the answer to a call that counted without usage: a response in the background, which is asked for again
-    until it is there, often when its run is long over. Its usage is added; calls and messages are what they were."""
-    if reading.tells != REREAD or reading.usage is None:
-        return False
-    groups = [node.group for node in units.ids.same(reading)]
-    counted = [group.counted for group in groups if isinstance(group, Group) and group.counted is not None]
-    return bool(counted) and all(call.usage.calls_without_usage for call in counted)
+def answered_late(node: Node, reading: Reading, units: Units) -> list[Node]:
+    """The spans, decided already, of a call that counted without usage and whose usage this one has: a response in the
+    background, which is asked for again until it is there, often when its run is long over; a stream of LiteLLM's,
+    which several callbacks tell of when it is over. Its usage is added; calls and messages are what they were."""
+    if reading.usage is None:
+        return []
+    if reading.tells == REREAD:
+        groups = [same.group for same in units.ids.same(reading)]
+    else:
+        groups = [*units.twins(node, reading)]
+    known = [group for group in groups if isinstance(group, Group)]
+    counted = [group.counted for group in known if group.counted is not None]
+    if not counted or not all(call.usage.calls_without_usage for call in counted):
+        return []
+    return [member for group in known for one in (group, *group.mates) for member in one.members]

@@ -7,7 +7,7 @@ from typing import Final
 
 from runmeter.counting.calls import innermost
 from runmeter.counting.lookalikes import ByTime
-from runmeter.counting.same_call import BLANK, BY_LOG, Likeness, alike, settles, twin_keys
+from runmeter.counting.same_call import BLANK, BY_LOG, Likeness, alike, settles, told_again, twin_keys
 from runmeter.counting.tree import Key, Node
 from runmeter.spans import Call
 
@@ -73,7 +73,11 @@ class Group:
         self.ended_at = said.ended_at
         self.has_id = said.response_id is not None
         self.logged = said.stream_log
-        return tuple({key: None for reading in (said, *self.readings) for key in twin_keys(reading)})
+        keys = {key: None for reading in (said, *self.readings) for key in twin_keys(reading)}
+        for reading in self.readings:
+            if (key := told_again(reading)) is not None:
+                keys[key] = None
+        return tuple(keys)
 
 
 Couple = tuple[tuple[int, int, Key, Key], Group, Group]

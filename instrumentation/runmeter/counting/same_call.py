@@ -166,15 +166,26 @@ def settles(log: Reading, call: Reading) -> bool:
 
 def blank(told: Reading, client: Reading) -> bool:
     """`client` is a client's span, without usage and id, of the call that `told` says more of (LiteLLM's streams)."""
-    return (
-        told.scope in AFTER_THE_FACT
-        and told.usage is not None
-        and client.scope not in AFTER_THE_FACT
-        and client.usage is None
-        and client.response_id is None
-        and not client.failed
-        and told.started_at - SLACK <= client.started_at <= told.ended_at + SLACK
-    )
+    if (
+        told.usage is None
+        or client.usage is not None
+        or client.response_id is not None
+        or client.failed
+        or client.scope in AFTER_THE_FACT
+    ):
+        return False
+    if told.scope in AFTER_THE_FACT:
+        return told.started_at - SLACK <= client.started_at <= told.ended_at + SLACK
+    # A hook and LiteLLM's own callback were given the same times for the call.
+    return told_again(told) is not None and told_again(told) == told_again(client)
+
+
+def told_again(reading: Reading) -> str | None:
+    """Under which key the spans of a call are found that several callbacks of LiteLLM made of it afterwards: it tells
+    all of them the same times, to the microsecond, and of a stream some of them nothing else."""
+    if reading.scope == semconv.SCOPE or (reading.scope.endswith(RAW_SUFFIX) and reading.usage is None):
+        return f"{reading.resource_key}@{reading.started_at}-{reading.ended_at}"
+    return None
 
 
 def begins(stream: Reading, client: Reading) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from runmeter.counting.facts import Facts
-from runmeter.counting.late import answers_late, belongs
+from runmeter.counting.late import answered_late, belongs
 from runmeter.counting.pairs import Group
 from runmeter.counting.tree import (
     COUNTS,
@@ -310,17 +310,23 @@ class Settler:
         late = bool(bits) and belongs(node, self._units)
         if bits | node.below:
             self._tree.mark(node, bits | node.below)
-        if late and answers_late(reading, self._units):
-            # The call counted without usage, and here it is.
+        if late and (answered := answered_late(node, reading, self._units)):
+            # The call counted without usage, and here it is. What was decided of spans stays: this one came late.
+            asides = [(other, other.aside) for other in answered]
             touched: dict[Group, None] = {self._units.begin(node): None}
             self._units.join_by_id(node, reading, touched)
-            return self._units.settle(touched)
+            changes = self._units.settle(touched)
+            for other, aside in asides:
+                self._verdict.put_aside(other, aside)
+            self._verdict.put_aside(node, LATE)
+            return changes
         if late:
             self._verdict.put_aside(node, LATE)
         if late or not bits:
             return []
         group = self._units.begin(node)
         if node.role == CALL or node.role == WEAK:
+            self._units.scopes.add(reading.scope)
             self._units.ids.add(node, reading)
             self._units.index(group)
         return self._units.count_alone(group)

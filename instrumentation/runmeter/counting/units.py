@@ -152,17 +152,17 @@ class Units:
         self.verdict.count(group, call_of(group.members), changes)
         return changes
 
-    def has_twin(self, node: Node, reading: Reading) -> bool:
-        """A known group may be one call with this span, though nothing links them."""
+    def twins(self, node: Node, reading: Reading) -> list[Group]:
+        """Known groups that may be one call with this span, though nothing links them."""
         if not self._paired and any(scope != reading.scope for scope in self.scopes):
             self._pair()
         if not self._paired:
-            return False
+            return []
         probe = Group(node, 0)
         self._pairs.put(probe)
-        found = next(self._pairs.near(probe), None)
+        found = [group for group, _ in self._pairs.near(probe)]
         self._pairs.drop(probe)
-        return found is not None
+        return found
 
     def drop(self, group: Group) -> None:
         """Forget the group; what it counted is not touched."""
