@@ -51,6 +51,11 @@ class Library:
 
 
 GENAI = "opentelemetry-instrumentation-genai-"
+ADK = ("auto", "own", "own+genai", "own+oi-genai", "openinference", "openinference+genai", "openinference+oi-genai")
+SAYS_ADK = {
+    "own": "", "openinference": "openinference-instrumentation-google-adk",
+    "genai": "opentelemetry-instrumentation-google-genai", "oi-genai": "openinference-instrumentation-google-genai",
+}  # fmt: skip
 LIBRARIES = {
     "openai": Library(
         ("openai", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-openai"),
@@ -150,11 +155,18 @@ LIBRARIES = {
         {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-haystack"},
         "the client's instrumentation",
     ),
+    # What it makes of a call is the client's to tell of: OpenInference's spans are around what Instructor is asked for.
     "instructor": Library(
-        ("instructor", "openai", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-instructor"),
-        ("openai", "openinference", "openinference+openai"), None, ("openai", "openinference"), "Instructor",
-        {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-instructor"},
-        "the client's instrumentation",
+        ("instructor", "openai", "anthropic", f"{GENAI}openai>=1.3b0", f"{GENAI}anthropic>=1.3b0",
+         "openinference-instrumentation-instructor", "openinference-instrumentation-openai",
+         "opentelemetry-instrumentation-openai"),
+        ("auto", "openai", "openinference", "openinference+openai", "oi-openai", "openinference+oi-openai",
+         "openllmetry", "openinference+openllmetry"), None,
+        ("openai", "openinference", "openinference+openai", "oi-openai", "openinference+oi-openai", "openllmetry"),
+        "Instructor",
+        {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-instructor",
+         "oi-openai": "openinference-instrumentation-openai", "openllmetry": "opentelemetry-instrumentation-openai"},
+        "nothing but the client's instrumentation; with openai `opentelemetry-instrumentation-genai-openai`",
     ),
     "semantic-kernel": Library(
         ("semantic-kernel", f"{GENAI}openai>=1.3b0"), ("own", "own+openai"), None, ("own", "own+openai"),
@@ -169,20 +181,28 @@ LIBRARIES = {
         {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-smolagents"},
         "OpenInference's for agents and the client's for tokens, or the client's alone",
     ),
+    # It makes spans by itself once a provider is set; OpenInference's is a processor that rewrites them.
     "strands": Library(
-        ("strands-agents[openai]>=1.60", f"{GENAI}openai>=1.3b0"), ("own", "own+openai"), None, ("own", "own+openai"),
-        "Strands", {"own": "", "openai": f"{GENAI}openai"},
-        "nothing: its own spans, with the client's instrumentation beside them for reasoning tokens",
+        ("strands-agents[openai,anthropic,gemini]>=1.62", f"{GENAI}openai>=1.3b0",
+         "openinference-instrumentation-strands-agents"),
+        ("auto", "own", "own+openai", "latest", "latest+openai", "openinference", "openinference+openai"), None,
+        ("own", "own+openai", "latest", "openinference", "openinference+openai"), "Strands",
+        {"own": "", "latest": "gen_ai_latest_experimental", "openai": f"{GENAI}openai",
+         "openinference": "openinference-instrumentation-strands-agents"},
+        "nothing; with the client's instrumentation beside its spans reasoning is told as well",
     ),
+    # `genai` and `oi-genai` are instrumentations of the client below it.
     "adk": Library(
-        ("google-adk>=2", "openinference-instrumentation-google-adk"), ("own", "openinference"), None,
-        ("own", "openinference"), "ADK 2",
-        {"own": "", "openinference": "openinference-instrumentation-google-adk"}, "nothing: its own spans",
+        ("google-adk>=2", "opentelemetry-instrumentation-google-genai>=1.3b0",
+         "openinference-instrumentation-google-adk", "openinference-instrumentation-google-genai"),
+        ADK, None, tuple(mode for mode in ADK if mode != "auto"), "ADK 2", SAYS_ADK, "nothing: its own spans",
     ),
+    # OpenInference's from 1.0 on stays off before ADK 2.10.
     "adk-1": Library(
-        ("google-adk<2", "openinference-instrumentation-google-adk"), ("own", "openinference"), "adk",
-        ("own", "openinference"), "ADK 1",
-        {"own": "", "openinference": "openinference-instrumentation-google-adk"}, "nothing: its own spans",
+        ("google-adk<2", "opentelemetry-instrumentation-google-genai>=1.3b0",
+         "openinference-instrumentation-google-adk<1", "openinference-instrumentation-google-genai"),
+        ADK, "adk", tuple(mode for mode in ADK if mode != "auto"), "ADK 1", SAYS_ADK,
+        "nothing: its own spans; `Runner.run` with `opentelemetry-instrumentation-threading`",
     ),
     "google-genai": Library(("google-genai", "openinference-instrumentation-google-genai"), ("openinference",)),
     # 1.3b0 of the official instrumentation says that it stays off on google-genai 3, and does.

@@ -163,6 +163,13 @@ LIBRARIES: Final[Mapping[str, Library]] = {
         names=(("call_llm", CALL), ("agent_run [", AGENT), ("invoke_agent ", AGENT), ("execute_tool", TOOL)),
         agent_in_name=re.compile(r"^(?:agent_run \[(.*)\]|invoke_agent (.*))$", re.DOTALL),
     ),
+    # OpenInference for ADK 1 (0.1.28) leaves ADK's own counts beside its own, in which thoughts are part of the output.
+    "openinference.instrumentation.google_adk": Library(
+        output_excludes_reasoning=True,
+        texts=("gcp.vertex.agent.llm_response",),
+        first={"output": ("llm.token_count.completion",)},
+        agent_in_name=_METHOD_OF_AGENT,
+    ),
     # Gemini CLI 0.61 takes candidatesTokenCount for the output; thoughts and cached tokens are only in its logs.
     "gemini-cli": Library(),
     # Genkit 1.42 (JavaScript): the usage in the JSON of what an action returned, the model's name the action's.
