@@ -204,6 +204,15 @@ LIBRARIES = {
         ADK, "adk", tuple(mode for mode in ADK if mode != "auto"), "ADK 1", SAYS_ADK,
         "nothing: its own spans; `Runner.run` with `opentelemetry-instrumentation-threading`",
     ),
+    # `own` is the telemetry of the Claude Code program, which goes from it to a sidecar.
+    "claude-agent-sdk": Library(
+        ("claude-agent-sdk", "openinference-instrumentation-claude-agent-sdk"),
+        ("hook", "hook+openinference", "openinference"), None, ("own", "own+openinference", "openinference"),
+        "Claude Agent SDK",
+        {"own": "Claude Code's telemetry", "openinference": "openinference-instrumentation-claude-agent-sdk"},
+        "`runmeter.hooks.claude_agent_sdk.install()`; door 2: `CLAUDE_CODE_ENABLE_TELEMETRY=1 "
+        "CLAUDE_CODE_ENHANCED_TELEMETRY_BETA=1 OTEL_TRACES_EXPORTER=otlp` among the options' `env`",
+    ),
     "google-genai": Library(("google-genai", "openinference-instrumentation-google-genai"), ("openinference",)),
     # 1.3b0 of the official instrumentation says that it stays off on google-genai 3, and does.
     "google-genai-2": Library(

@@ -179,7 +179,7 @@ class Invocations:
         agent = guard.text(field(metadata, "lc_agent_name"))
         if above is None:
             outermost = Outermost(run_id, context)
-            if for_run is None and PROCESSOR.enabled and not _in_force(context):
+            if for_run is None and PROCESSOR.enabled and not in_force(context):
                 outermost.begin(_info(run_id, metadata, agent))
             outermost.agent = agent
             return Invocation(outermost, agent, 0 if agent is None else 1, tool)
@@ -222,7 +222,7 @@ def caller_of(invocation: Invocation | None, metadata: Any) -> str | None:
     return None
 
 
-def _in_force(context: Context) -> bool:
+def in_force(context: Context) -> bool:
     """A run of the host's own, of the process above, or of a trace that is one."""
     scope = scope_of(context)
     if scope is not None and scope.run is not None and not isinstance(scope, Lent):
