@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import fresh
@@ -16,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provider import Provider
 
+from runmeter import guard
+from runmeter.otel.clients import CLIENTS, Client, Coverage, warn_uncovered
 from runmeter.otel.watching import Watcher
 from runmeter_exporter import open_store
 
@@ -157,3 +160,22 @@ def test_a_late_client_that_nothing_instruments_is_said(sqlite_url: str) -> None
 
 def said(run: Any) -> tuple[str, str, dict[str, int]]:
     return run["status"], run["usage_state"], run["set_aside"]
+
+
+def test_what_a_framework_tells_of_itself_is_not_said_to_be_lost(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Strands makes spans of the calls that it makes through a client which nothing instruments."""
+    monkeypatch.setattr(guard, "_said", set())
+    row = Coverage(client("openai"), "9", True, None, None, False, (), "pip install it")
+    warn_uncovered([row])
+    monkeypatch.setitem(sys.modules, "strands", ModuleType("strands"))
+    monkeypatch.setattr(guard, "_said", set())
+    warn_uncovered([row])
+    plain, with_strands = [record.getMessage() for record in caplog.records]
+    assert plain.endswith("9 is imported and nothing instruments it, so its calls are not counted: pip install it")
+    assert "not counted but for those that strands-agents makes: pip install it" in with_strands
+
+
+def client(name: str) -> Client:
+    return next(one for one in CLIENTS if one.name == name)

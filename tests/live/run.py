@@ -169,8 +169,10 @@ LIBRARIES = {
         "nothing but the client's instrumentation; with openai `opentelemetry-instrumentation-genai-openai`",
     ),
     "semantic-kernel": Library(
-        ("semantic-kernel", f"{GENAI}openai>=1.3b0"), ("own", "own+openai"), None, ("own", "own+openai"),
-        "Semantic Kernel", {"own": "", "openai": f"{GENAI}openai"},
+        ("semantic-kernel", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-openai"),
+        ("auto", "openai", "own", "own+openai", "own+oi-openai"), None,
+        ("openai", "own", "own+openai", "own+oi-openai"), "Semantic Kernel",
+        {"own": "", "openai": f"{GENAI}openai", "oi-openai": "openinference-instrumentation-openai"},
         "the client's instrumentation; Semantic Kernel's own spans, which name the agents, with "
         "`SEMANTICKERNEL_EXPERIMENTAL_GENAI_ENABLE_OTEL_DIAGNOSTICS=true`",
     ),

@@ -31,6 +31,8 @@ class Client:
     """From this version on it makes spans by itself once a provider is set."""
     hint: str = ""
     """What to do where no instrumentation is to be installed: the library's own switch."""
+    through: tuple[str, ...] = ()
+    """Clients that it calls models through: its own spans tell of those calls."""
 
 
 CLIENTS = (
@@ -84,8 +86,14 @@ CLIENTS = (
         ("openinference-instrumentation-pydantic-ai",),
         hint="pydantic_ai.Agent.instrument_all()",
     ),
-    Client("google-adk", "google.adk", (), native_from=(1,)),
-    Client("strands-agents", "strands", (), native_from=(1,)),
+    Client("google-adk", "google.adk", (), native_from=(1,), through=("google-genai", "anthropic", "litellm")),
+    Client(
+        "strands-agents",
+        "strands",
+        (),
+        native_from=(1,),
+        through=("openai", "anthropic", "google-genai", "litellm", "mistralai", "boto3"),
+    ),
     Client(
         "mistralai", "mistralai", ("opentelemetry-instrumentation-mistralai", "openinference-instrumentation-mistralai")
     ),
@@ -128,11 +136,18 @@ def warn_uncovered(rows: Iterable[Coverage]) -> None:
         if row.imported and not row.enabled and row.client.name not in UNSURE:
             once(
                 f"uncovered {row.client.name}",
-                "runmeter: %s %s is imported and nothing instruments it, so its calls are not counted: %s",
+                "runmeter: %s %s is imported and nothing instruments it, so its calls are not counted%s: %s",
                 row.client.name,
                 row.version,
+                _but_for(row.client),
                 row.remedy,
             )
+
+
+def _but_for(client: Client) -> str:
+    """Calls of it that are counted all the same: those of a framework that makes spans by itself."""
+    theirs = [one.name for one in CLIENTS if client.name in one.through and one.module in sys.modules]
+    return f" but for those that {' and '.join(theirs)} makes" if theirs else ""
 
 
 def late(module: str, *, enable: bool, tracer_provider: object) -> Coverage | None:
