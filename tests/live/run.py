@@ -204,7 +204,7 @@ LIBRARIES = {
         ("google-adk<2", "opentelemetry-instrumentation-google-genai>=1.3b0",
          "openinference-instrumentation-google-adk<1", "openinference-instrumentation-google-genai"),
         ADK, "adk", tuple(mode for mode in ADK if mode != "auto"), "ADK 1", SAYS_ADK,
-        "nothing: its own spans; `Runner.run` with `opentelemetry-instrumentation-threading`",
+        "nothing: its own spans; `Runner.run` works in a thread without the context and is a run of its own",
     ),
     # `own` is the telemetry of the Claude Code program, which goes from it to a sidecar.
     "claude-agent-sdk": Library(

@@ -22,7 +22,8 @@ DATA = ROOT / "instrumentation" / "runmeter" / "launch" / "frameworks.json"
 MARKS = ("<!-- measured: made by tests/live/table.py -->\n", "<!-- /measured -->\n")
 COUNTS = ("calls", "input", "output", "cached", "reasoning")
 NAMES = {
-    "opentelemetry-instrumentation-genai-": "genai-", "openinference-instrumentation-": "OpenInference ",
+    "opentelemetry-instrumentation-genai-": "genai-", "opentelemetry-instrumentation-google-genai": "genai-google",
+    "openinference-instrumentation-": "OpenInference ",
     "opentelemetry-instrumentation-": "OpenLLMetry ",
 }  # fmt: skip
 """Beginning of a distribution's name → how the page words it."""

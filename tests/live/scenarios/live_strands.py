@@ -28,7 +28,7 @@ from strands.multiagent import GraphBuilder, Swarm  # noqa: E402
 
 LOOK = '[[tool look_up {"q": "a"}]]'
 # The client's instrumentation says them where it is one that Strands' model goes through.
-REASONING = () if "openai" in MODES else ("reasoning_tokens",)
+REASONING = () if {"openai", "auto"} & {*MODES} else ("reasoning_tokens",)
 
 
 def openinference() -> None:
@@ -85,9 +85,10 @@ with live() as scenario:
     with scenario.case("anthropic"):
         there = {"base_url": scenario.provider.url, "api_key": "none"}
         agent(model=AnthropicModel(client_args=there, model_id="claude-sonnet-5", max_tokens=100))(LOOK)
-    with scenario.case("gemini", unsaid=("reasoning_tokens",)):
-        there = {"api_key": "none", "http_options": {"base_url": scenario.provider.url}}
-        agent(model=GeminiModel(client_args=there, model_id="gemini-3-flash"))(LOOK)
+    if REASONING:  # otherwise it is the OpenAI client that is looked at
+        with scenario.case("gemini", unsaid=REASONING):
+            there = {"api_key": "none", "http_options": {"base_url": scenario.provider.url}}
+            agent(model=GeminiModel(client_args=there, model_id="gemini-3-flash"))(LOOK)
     with scenario.case("failed_once", unsaid=REASONING):
         agent()("hello [[fail 500]]")
     with scenario.case("failed", unsaid=REASONING):
