@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runmeter.counting.pairs import Group
-from runmeter.counting.same_call import nested
+from runmeter.counting.same_call import nested, told_again
 from runmeter.counting.tree import (
     COUNTS,
     HAS_AGGREGATE,
@@ -57,7 +57,9 @@ def answered_late(node: Node, reading: Reading, units: Units) -> list[Node]:
     if reading.tells == REREAD:
         groups = [same.group for same in units.ids.same(reading)]
     else:
-        groups = [*units.twins(node, reading)]
+        key = told_again(reading)
+        twins = units.twins(node, reading) if key is not None else []
+        groups = [group for group in twins if any(told_again(one) == key for one in group.readings)]
     known = [group for group in groups if isinstance(group, Group)]
     counted = [group.counted for group in known if group.counted is not None]
     if not counted or not all(call.usage.calls_without_usage for call in counted):
