@@ -36,9 +36,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from runmeter_exporter.store import StoreError, StoreUnavailable
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.025
-"""Seconds between two looks whether SQLite's one writer is done; the steps that SQLite itself takes."""
+from runmeter_exporter.store.sql.turn import begin_to_write
 
 
 class NoTables(Exception):
@@ -180,27 +178,10 @@ class SqliteDialect:
         connection.execution_options(runmeter_writes=write).begin()
 
     def _on_begin(self, connection: Connection) -> None:
-        if not connection.get_execution_options().get("runmeter_writes", False):
+        if connection.get_execution_options().get("runmeter_writes", False):
+            begin_to_write(connection, self._patience)
+        else:
             connection.exec_driver_sql("BEGIN")
-            return
-        # Whoever waits inside SQLite holds up all of a gevent or eventlet host, where one thread is everybody; so the
-        # turn to write is waited for out here, with a sleep that such hosts make theirs.
-        until = time.monotonic() + self._patience
-        pause = _FIRST_PAUSE
-        driver: Any = connection.connection.driver_connection  # without SQLAlchemy's own pace: this is every write
-        driver.execute("PRAGMA busy_timeout=0")
-        try:
-            while True:
-                try:
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                    return
-                except DBAPIError as error:
-                    if "locked" not in str(error.orig) or time.monotonic() >= until:
-                        raise
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-        finally:
-            driver.execute(f"PRAGMA busy_timeout={int(self._patience * 1000)}")
 
     def cut(self, connection: Any) -> None:
         """See Dialect."""

@@ -27,5 +27,3 @@ def any_stripe() -> int:
 def is_everything(scope: str) -> bool:
     """Whether these are rows of everything, in whatever stripe."""
     return scope in _EVERYTHING
-
-
