@@ -238,8 +238,9 @@ def default_url() -> str:
         else:
             base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     except RuntimeError:
+        who = f"user {os.getuid()}" if hasattr(os, "getuid") else "this user"
         raise StoreError(
-            f"user {os.getuid()} has no home directory for a store (no entry among the system's users, and HOME is not "
+            f"{who} has no home directory for a store (no entry among the system's users, and HOME is not "
             "set); set RUNMETER_DATABASE_URL, as to sqlite:////var/lib/runmeter/runmeter.db, or HOME or XDG_STATE_HOME"
         ) from None
     return f"sqlite:///{base / 'runmeter' / 'runmeter.db'}"
