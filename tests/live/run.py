@@ -56,6 +56,16 @@ SAYS_ADK = {
     "own": "", "openinference": "openinference-instrumentation-google-adk",
     "genai": "opentelemetry-instrumentation-google-genai", "oi-genai": "openinference-instrumentation-google-genai",
 }  # fmt: skip
+
+
+def _beside_openai(name: str, package: str, todo: str, *more: str, openinference: str = "") -> Library:
+    """A framework that calls the openai client: by the client's instrumentation, OpenInference's of it, and both."""
+    own = f"openinference-instrumentation-{openinference or package}"
+    modes = ("openai", "openinference", "openinference+openai")
+    says = {"openai": f"{GENAI}openai", "openinference": own}
+    return Library((package, *more, f"{GENAI}openai>=1.3b0", own), modes, None, modes, name, says, todo)
+
+
 LIBRARIES = {
     "openai": Library(
         ("openai", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-openai"),
@@ -131,13 +141,9 @@ LIBRARIES = {
          "openllmetry": "opentelemetry-instrumentation-agno"},
         "OpenInference's for agents and the client's for tokens, or the client's alone",
     ),
-    "autogen": Library(
-        ("autogen-agentchat", "autogen-ext[openai]", f"{GENAI}openai>=1.3b0",
-         "openinference-instrumentation-autogen-agentchat"),
-        ("openai", "openinference", "openinference+openai"), None, ("openai", "openinference", "openinference+openai"),
-        "AutoGen",
-        {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-autogen-agentchat"},
-        "the client's instrumentation; AutoGen's own spans name the agents",
+    "autogen": _beside_openai(
+        "AutoGen", "autogen-agentchat", "the client's instrumentation; AutoGen's own spans name the agents",
+        "autogen-ext[openai]",
     ),
     "crewai": Library(
         ("crewai", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-crewai",
@@ -148,13 +154,7 @@ LIBRARIES = {
          "openllmetry": "opentelemetry-instrumentation-crewai"},
         "OpenInference's for agents and the client's for tokens, or the client's alone",
     ),
-    "haystack": Library(
-        ("haystack-ai", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-haystack"),
-        ("openai", "openinference", "openinference+openai"), None, ("openai", "openinference", "openinference+openai"),
-        "Haystack",
-        {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-haystack"},
-        "the client's instrumentation",
-    ),
+    "haystack": _beside_openai("Haystack", "haystack-ai", "the client's instrumentation", openinference="haystack"),
     # What it makes of a call is the client's to tell of: OpenInference's spans are around what Instructor is asked for.
     "instructor": Library(
         ("instructor", "openai", "anthropic", f"{GENAI}openai>=1.3b0", f"{GENAI}anthropic>=1.3b0",
@@ -176,12 +176,9 @@ LIBRARIES = {
         "the client's instrumentation; Semantic Kernel's own spans, which name the agents, with "
         "`SEMANTICKERNEL_EXPERIMENTAL_GENAI_ENABLE_OTEL_DIAGNOSTICS=true`",
     ),
-    "smolagents": Library(
-        ("smolagents[openai]", f"{GENAI}openai>=1.3b0", "openinference-instrumentation-smolagents"),
-        ("openai", "openinference", "openinference+openai"), None, ("openai", "openinference", "openinference+openai"),
-        "smolagents",
-        {"openai": f"{GENAI}openai", "openinference": "openinference-instrumentation-smolagents"},
-        "OpenInference's for agents and the client's for tokens, or the client's alone",
+    "smolagents": _beside_openai(
+        "smolagents", "smolagents[openai]",
+        "OpenInference's for agents and the client's for tokens, or the client's alone", openinference="smolagents",
     ),
     # It makes spans by itself once a provider is set; OpenInference's is a processor that rewrites them.
     "strands": Library(
