@@ -36,44 +36,81 @@ class Timed(Protocol):
 T = TypeVar("T", bound=Timed)
 
 
+class _Line(Generic[T]):
+    """The entries of a key that has more than one."""
+
+    __slots__ = ("entries", "longest")
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[int, int, T]] = []
+        """(begin, tie, entry), in order."""
+        self.longest = 0
+        """Nanoseconds of the longest."""
+
+    def put(self, tie: int, entry: T) -> None:
+        entries, began = self.entries, entry.started_at
+        # They come nearly in the order of time, and a search through thousands reads as much cold memory.
+        if not entries or began > entries[-1][0]:
+            entries.append((began, tie, entry))
+        else:
+            insort(entries, (began, tie, entry))
+        lasted = entry.ended_at - began
+        if lasted > self.longest:
+            self.longest = lasted
+
+    def drop(self, tie: int, started_at: int) -> None:
+        entries = self.entries
+        oldest = entries[0]
+        del entries[0 if oldest[0] == started_at and oldest[1] == tie else bisect_left(entries, (started_at, tie))]
+
+
 class ByTime(Generic[T]):
     """Entries by key, each key's in the order in which they began."""
 
     def __init__(self) -> None:
-        self._entries: dict[Hashable, list[tuple[int, int, T]]] = {}
-        self._longest: dict[Hashable, int] = {}
+        # Most keys are a response id and have one entry, for which a list would be dear.
+        self._lines: dict[Hashable, tuple[int, T] | _Line[T]] = {}
 
     def put(self, key: Hashable, tie: int, entry: T) -> None:
         """`tie` tells entries apart that began at the same time."""
-        lasted = entry.ended_at - entry.started_at
-        entries = self._entries.get(key)
-        if entries is None:
-            self._entries[key] = [(entry.started_at, tie, entry)]
-            self._longest[key] = lasted
-            return
-        insort(entries, (entry.started_at, tie, entry))
-        if lasted > self._longest[key]:
-            self._longest[key] = lasted
+        line = self._lines.get(key)
+        if line is None:
+            self._lines[key] = tie, entry
+        elif type(line) is tuple:
+            both = self._lines[key] = _Line()
+            both.put(*line)
+            both.put(tie, entry)
+        else:
+            line.put(tie, entry)  # type: ignore[union-attr]
 
     def drop(self, key: Hashable, tie: int, started_at: int) -> None:
         """Forget an entry that was put."""
-        entries = self._entries[key]
-        del entries[bisect_left(entries, (started_at, tie))]
-        if not entries:
-            del self._entries[key]
-            del self._longest[key]
+        line = self._lines[key]
+        if isinstance(line, _Line):
+            line.drop(tie, started_at)
+            if line.entries:
+                return
+        del self._lines[key]
 
     def near(self, key: Hashable, started_at: int, ended_at: int, *, whenever: bool = False) -> Iterator[T]:
         """Entries that may have been under way at the same time, or `whenever`: at most `NEIGHBOURS` that began before
         and after."""
-        entries = self._entries.get(key)
-        if entries is None:
+        line = self._lines.get(key)
+        if line is None:
+            return
+        latest = ended_at + STREAM_SLACK
+        if not isinstance(line, _Line):
+            entry = line[1]
+            if whenever or (started_at - STREAM_SLACK <= entry.ended_at and entry.started_at <= latest):
+                yield entry
+            return
+        entries = line.entries
+        reach = started_at - STREAM_SLACK - line.longest
+        if not whenever and entries[-1][0] < reach:
             return
         if len(entries) > 2 * NEIGHBOURS:
             at = bisect_left(entries, (started_at,))
             entries = entries[max(0, at - NEIGHBOURS) : at + NEIGHBOURS + 1]
-        reach = started_at - STREAM_SLACK - self._longest[key]
-        latest = ended_at + STREAM_SLACK
         for began, _, entry in entries:
             if whenever or reach <= began <= latest:
                 yield entry
@@ -100,9 +137,9 @@ class Lookalikes:
         self._limit = limit
         self._known: dict[tuple[int, int], Known] = {}
         self._by_time: ByTime[Known] = ByTime()
-        self._scopes: dict[str, dict[str, int]] = {}
-        """Twin key → instrumentations that told of calls under it, and how many. Each has an order of time of its own:
-        a crowd of one's own kind does not stand between a call and its twin."""
+        self._scopes: dict[str, str | dict[str, int]] = {}
+        """Twin key → the instrumentation that told of a call under it, or all that did, and of how many. Each has an
+        order of time of its own: a crowd of one's own kind does not stand between a call and its twin."""
         self._oldest: deque[tuple[int, int]] = deque()
         self._named: tuple[Reading | None, tuple[str, ...]] = None, ()
 
@@ -123,9 +160,11 @@ class Lookalikes:
             self._by_time.put((name, scope), tie, known)
             scopes = self._scopes.get(name)
             if scopes is None:
-                self._scopes[name] = {scope: 1}
-            else:
-                scopes[scope] = scopes.get(scope, 0) + 1
+                self._scopes[name] = scope
+                continue
+            if isinstance(scopes, str):
+                scopes = self._scopes[name] = {scopes: 1}
+            scopes[scope] = scopes.get(scope, 0) + 1
         if len(self._oldest) > self._limit:
             self._forget(self._oldest.popleft())
 
@@ -182,7 +221,8 @@ class Lookalikes:
 
     def _near(self, name: str, reading: Reading) -> Iterator[Known]:
         whenever = reading.tells == REREAD
-        for scope in self._scopes.get(name, ()):
+        scopes = self._scopes.get(name, ())
+        for scope in (scopes,) if isinstance(scopes, str) else scopes:
             # One instrumentation tells of a call once, but for a stream's log and for what is known by an id.
             if scope != reading.scope or "=" in name or reading.stream_log or reading.usage is None:
                 yield from self._by_time.near((name, scope), reading.started_at, reading.ended_at, whenever=whenever)
@@ -202,11 +242,13 @@ class Lookalikes:
         for name in known.names:
             self._by_time.drop((name, scope), hash(key), known.started_at)
             scopes = self._scopes[name]
-            scopes[scope] -= 1
-            if not scopes[scope]:
-                del scopes[scope]
-                if not scopes:
-                    del self._scopes[name]
+            if not isinstance(scopes, str):
+                scopes[scope] -= 1
+                if not scopes[scope]:
+                    del scopes[scope]
+                if scopes:
+                    continue
+            del self._scopes[name]
 
 
 def _belong(twin: Reading, other: Reading) -> bool:
