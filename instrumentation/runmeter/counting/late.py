@@ -55,12 +55,11 @@ def answered_late(node: Node, reading: Reading, units: Units) -> list[Node]:
     if reading.usage is None:
         return []
     if reading.tells == REREAD:
-        groups = [same.group for same in units.ids.same(reading)]
+        known = [group for same in units.ids.same(reading) if (group := units.group_of(same)) is not None]
     else:
         key = told_again(reading)
         twins = units.twins(node, reading) if key is not None else []
-        groups = [group for group in twins if any(told_again(one) == key for one in group.readings)]
-    known = [group for group in groups if isinstance(group, Group)]
+        known = [group for group in twins if any(told_again(one) == key for one in group.readings)]
     counted = [group.counted for group in known if group.counted is not None]
     if not counted or not all(call.usage.calls_without_usage for call in counted):
         return []

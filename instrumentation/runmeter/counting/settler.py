@@ -47,7 +47,7 @@ class Settler:
     def __init__(self, *, limit: int = LIMIT) -> None:
         self._tree = Tree()
         self._verdict = Verdict()
-        self._units = Units(self._verdict)
+        self._units = Units(self._verdict, self._tree)
         self.facts = Facts(self._readings)
         """What the spans say about the run itself."""
         self._limit = max(8, limit)
@@ -76,13 +76,8 @@ class Settler:
 
     def calls(self) -> dict[Key | FrozenKey, Call]:
         """The calls counted, by the span they are known by; frozen ones added up by provider, model, caller and day."""
-        found: dict[Key | FrozenKey, Call] = {}
-        for key, call in self._verdict.frozen.items():
-            found[key] = call
-        for group in self._units.groups.values():
-            if group.counted is not None:
-                found[group.key] = group.counted
-        return found
+        found: dict[Key | FrozenKey, Call] = dict(self._verdict.frozen.items())
+        return found | self._units.counted()
 
     @property
     def closed(self) -> bool:
@@ -181,11 +176,11 @@ class Settler:
         gone = self._tree.nodes.get(key)
         if self._closed or gone is None or not gone.seen:
             return []
-        group, reading = gone.group, gone.reading
+        group, reading = self._units.group_of(gone), gone.reading
         if (
             gone.kids
             or reading is None
-            or not isinstance(group, Group)
+            or group is None
             or group.mates
             or self._units.has_hollow
             or len(group.members) > 1
@@ -199,7 +194,7 @@ class Settler:
         self._units.drop(group)
         self._units.ids.drop(gone)
         touched: dict[Group, None] = {}
-        _touch(self._tree.unmark(gone), touched)
+        self._units.touch(self._tree.unmark(gone), touched)
         self.facts.unlearn(reading)
         return changes + self._units.settle(touched) if touched else changes
 
@@ -209,8 +204,8 @@ class Settler:
         if self._closed or node is None or not node.seen or node.excluded == reason:
             return []
         node.excluded = reason
-        group = node.group
-        return self._units.settle([group]) if isinstance(group, Group) else []
+        group = self._units.group_of(node)
+        return [] if group is None else self._units.settle([group])
 
     def close(self) -> None:
         """The run closes: from now on a reading that belongs to something counted is set aside as `late`, any other
@@ -294,7 +289,7 @@ class Settler:
                     units.join_by_id(node, reading, touched)
         bits |= node.below
         if bits:
-            _touch(self._tree.mark(node, bits), touched)
+            units.touch(self._tree.mark(node, bits), touched)
         if role == CALL:
             units.climb(node, touched)
         if node.below:
@@ -302,7 +297,7 @@ class Settler:
                 for call in _climbers(node):
                     units.climb(call, touched)
             if not (opened and _same_news(opened, node.reading)):
-                _touch(beneath(node, COUNTS | HAS_AGGREGATE), touched)
+                units.touch(beneath(node, COUNTS | HAS_AGGREGATE), touched)
         return units.settle(touched)
 
     def _add_late(self, node: Node, reading: Reading) -> list[Change]:
@@ -352,6 +347,8 @@ class Settler:
         """Forget the spans of one unit; what it counted stays counted."""
         group = node.group
         if not isinstance(group, Group):
+            if isinstance(group, Call):
+                calls.append(group)
             self._forget(node)
             return
         for frozen in (group, *group.mates):
@@ -376,12 +373,12 @@ class Settler:
 
     def _rebuild(self, without: Key) -> list[Change]:
         """Tell everything again but one span."""
-        before = {group.key: group.counted for group in self._units.groups.values() if group.counted is not None}
+        before = self._units.counted()
         told = self._tree
         nodes = [node for node in told.nodes.values() if node.key != without]
         self._verdict = self._verdict.anew(told.nodes.values())
         self._tree = told.anew()
-        self._units = Units(self._verdict)
+        self._units = Units(self._verdict, self._tree)
         gone = told.nodes[without].reading
         if gone is not None:
             self.facts.unlearn(gone)
@@ -400,7 +397,7 @@ class Settler:
                 self.ancestor(*node.key, None if parent is None else parent.key[1])
         self._limit = limit
         self.facts = facts
-        after = {group.key: group.counted for group in self._units.groups.values() if group.counted is not None}
+        after = self._units.counted()
         return [
             Change(before.get(key), after.get(key)) for key in {**before, **after} if before.get(key) != after.get(key)
         ]
@@ -418,12 +415,6 @@ def _climbers(node: Node) -> Iterable[Node]:
                 yield call
                 if call.below & HAS_CALL and call.reading is not None and call.reading.usage is None:
                     waiting.append(call)
-
-
-def _touch(nodes: Iterable[Node], touched: dict[Group, None]) -> None:
-    for node in nodes:
-        if isinstance(node.group, Group):
-            touched[node.group] = None
 
 
 def _same_news(opened: Reading, ended: Reading | None) -> bool:

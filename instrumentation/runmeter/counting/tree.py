@@ -50,6 +50,7 @@ class Node:
         self.below = 0
         """What is known in the subtree under it, as `HAS_…` bits."""
         self.group: object | None = None
+        """The group it is a member of; of a call that nothing else has to do with, only what it counts as."""
         self.shadowed: str | None = None
         """Why this call does not count by itself: another span of the same call says it better."""
         self.excluded: str | None = None

@@ -15,7 +15,7 @@ from runmeter.counting.calls import best_of, call_of, call_of_one
 from runmeter.counting.ids import Ids
 from runmeter.counting.pairs import Group, Pairs
 from runmeter.counting.same_call import INNER, OUTER, SAME, nested
-from runmeter.counting.tree import COUNTS, Key, Node, ancestors, is_aggregate
+from runmeter.counting.tree import COUNTS, Key, Node, Tree, ancestors, is_aggregate
 from runmeter.counting.verdict import AGGREGATED, NO_USAGE, REPEAT, Verdict
 from runmeter.reading.libraries import HOLLOW
 from runmeter.reading.read import Reading
@@ -28,11 +28,13 @@ _new: Final[Any] = tuple.__new__
 class Units:
     """The groups of a run. What changes a group is noted in `touched`; `settle` counts what was touched anew."""
 
-    __slots__ = ("_paired", "_pairs", "_retracted", "_uid", "groups", "ids", "scopes", "verdict")
+    __slots__ = ("_paired", "_pairs", "_retracted", "_tree", "_uid", "groups", "ids", "scopes", "verdict")
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: Verdict, tree: Tree) -> None:
         self.verdict = verdict
+        self._tree = tree
         self.groups: dict[int, Group] = {}
+        """All but those of calls that nothing else has to do with yet, which are most; see `group_of`."""
         self.ids = Ids()
         self.scopes: set[str] = set()
         """Instrumentations that made calls here."""
@@ -62,7 +64,7 @@ class Units:
         hollow = self.has_hollow and self.scopes.issubset(HOLLOW)
         self.scopes.add(scope)
         if hollow and scope not in HOLLOW:
-            touched.update(dict.fromkeys(self.groups.values()))
+            touched.update(dict.fromkeys(self._all()))
 
     def begin(self, node: Node) -> Group:
         """A span with something to count is a group of its own."""
@@ -72,12 +74,39 @@ class Units:
         self.groups[group.uid] = group
         return group
 
+    def group_of(self, node: Node) -> Group | None:
+        """The group that the span is in, if it has something to count."""
+        found = node.group
+        if isinstance(found, Call):
+            group = self.begin(node)
+            group.counted = found
+            return group
+        return found if isinstance(found, Group) else None
+
+    def counted(self) -> dict[Key, Call]:
+        """What is counted, by the lowest span of each group."""
+        counted: dict[Key, Call] = {}
+        for node in self._tree.nodes.values():
+            group = node.group
+            if isinstance(group, Call):
+                counted[node.key] = group
+            elif isinstance(group, Group) and group.counted is not None:
+                counted[group.key] = group.counted
+        return counted
+
+    def touch(self, nodes: Iterable[Node], touched: dict[Group, None]) -> None:
+        """These have to be looked at again."""
+        for node in nodes:
+            group = self.group_of(node)
+            if group is not None:
+                touched[group] = None
+
     def alone(self, node: Node, reading: Reading, caller: str | None = None) -> Change:
         """A call that nothing known has to do with; its caller is looked for where it is not given."""
-        group = self.begin(node)
         self.scopes.add(reading.scope)
         self.ids.add(node, reading)
-        call = group.counted = call_of_one(node, caller)
+        call = call_of_one(node, caller)
+        node.group = call
         self.verdict.add(call)
         change: Change = _new(Change, (None, call))
         return change
@@ -103,12 +132,12 @@ class Units:
                 return
             relation = nested(inner, outer)
             if relation == OUTER:
-                _shadow(above, touched)
+                self._shadow(above, touched)
                 continue
             if relation == SAME:
                 self._union(call, above, touched)
             elif relation == INNER:
-                _shadow(call, touched)
+                self._shadow(call, touched)
             return
 
     def settle(self, groups: Iterable[Group]) -> list[Change]:
@@ -170,6 +199,16 @@ class Units:
             self._pairs.drop(group)
         self.groups.pop(group.uid, None)
 
+    def _all(self) -> list[Group]:
+        for node in self._tree.nodes.values():
+            self.group_of(node)
+        return list(self.groups.values())
+
+    def _shadow(self, node: Node, touched: dict[Group, None]) -> None:
+        if node.shadowed is None:
+            node.shadowed = NO_USAGE
+            self.touch([node], touched)
+
     def _begin_pairing(self, calls: Sequence[Group]) -> None:
         """Twins without a link need two instrumentations, or a stream's log; most runs have neither."""
         if len(self.scopes) > 1 or any(
@@ -179,14 +218,14 @@ class Units:
 
     def _pair(self) -> None:
         self._paired = True
-        for group in self.groups.values():
+        for group in self._all():
             if group.members[0].role in (CALL, WEAK):
                 self._pairs.put(group)
 
     def _union(self, one: Node, other: Node, touched: dict[Group, None]) -> None:
-        left, right = one.group, other.group
-        assert isinstance(left, Group)
-        assert isinstance(right, Group)
+        left, right = self.group_of(one), self.group_of(other)
+        assert left is not None
+        assert right is not None
         if left is right:
             return
         if len(left.members) < len(right.members):
@@ -209,13 +248,6 @@ def overshadowed(node: Node) -> str | None:
     if node.below & COUNTS:
         return AGGREGATED
     return REPEAT if any(above.role == CALL for above in ancestors(node)) else None
-
-
-def _shadow(node: Node, touched: dict[Group, None]) -> None:
-    if node.shadowed is None:
-        node.shadowed = NO_USAGE
-        if isinstance(node.group, Group):
-            touched[node.group] = None
 
 
 def _count_unit(unit: Sequence[Group], changes: list[Change], verdict: Verdict) -> None:

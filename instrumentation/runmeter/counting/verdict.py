@@ -78,9 +78,10 @@ class Verdict:
         if reading is None or not node.seen:
             return
         if fate is None:
-            if not isinstance(group, Group):
-                return
-            calls = [one.counted for one in (group, *group.mates) if one.counted is not None]
+            if isinstance(group, Group):
+                calls = [one.counted for one in (group, *group.mates) if one.counted is not None]
+            else:
+                calls = [group] if isinstance(group, Call) else []
             if not calls:
                 return
             fate = scopes.WITHOUT_USAGE if calls[0].usage.calls_without_usage else scopes.COUNTED
