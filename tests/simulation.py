@@ -18,7 +18,7 @@ from runmeter.spans import Call, Change
 from runmeter.usage import Usage
 from runmeter_exporter.reaper import Reaper
 from runmeter_exporter.recorder.core import RecorderCore
-from runmeter_exporter.recorder.totals import End
+from runmeter_exporter.recorder.totals import Ending
 from runmeter_exporter.store import StoreUnavailable
 from runmeter_exporter.store.memory.store import MemoryRunStore
 from runmeter_exporter.totals.run import RunSnapshot, StoredRun
@@ -200,7 +200,7 @@ class World:
         run.status = self.random.choice(STATUSES)
         agent.open.remove(run)
         agent.ended.append(run)
-        agent.core.end(run, End(self.wall, run.status, None), self.now)
+        agent.core.end(run, Ending(self.wall, run.status, None), self.now)
         self._said(agent, run, run.status)
 
     def _said(self, agent: Agent, run: RunInfo, status: str) -> None:

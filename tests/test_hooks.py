@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import runmeter
 from runmeter.hooks import claude_agent_sdk, dspy, langchain, litellm, openai_agents, pydantic_ai
-from runmeter.hooks.messages import Waiting
+from runmeter.hooks.messages import Unanswered
 from runmeter.hooks.report import Memory, Told, field, report
 
 HOOKS = {
@@ -197,7 +197,7 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Any]]:
     monkeypatch.setitem(sys.modules, "langchain_core.callbacks", callbacks)
     langchain._handler_class.cache_clear()
     monkeypatch.setattr(langchain, "_CALLS", Memory())
-    monkeypatch.setattr(langchain, "_WAITING", Waiting())
+    monkeypatch.setattr(langchain, "_WAITING", Unanswered())
     yield langchain.UsageCallbackHandler
     langchain._handler_class.cache_clear()
 

@@ -15,9 +15,9 @@ from fake_sink import Meter
 import runmeter
 from runmeter.hooks import langchain
 from runmeter.hooks.invocations import Invocations, thread_of
-from runmeter.hooks.messages import Waiting
+from runmeter.hooks.messages import Unanswered
 from runmeter.hooks.report import Memory
-from runmeter.otel.in_force import scope_of
+from runmeter.otel.in_force import now_in_force
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Any]]:
     monkeypatch.setitem(sys.modules, "langchain_core", package)
     monkeypatch.setitem(sys.modules, "langchain_core.callbacks", callbacks)
     langchain._handler_class.cache_clear()
-    for name, fresh in (("_CALLS", Memory()), ("_WAITING", Waiting()), ("_INVOCATIONS", Invocations())):
+    for name, fresh in (("_CALLS", Memory()), ("_WAITING", Unanswered()), ("_INVOCATIONS", Invocations())):
         monkeypatch.setattr(langchain, name, fresh)
     yield langchain.UsageCallbackHandler
     langchain._handler_class.cache_clear()
@@ -74,7 +74,7 @@ def test_the_outermost_invocation_is_a_run_of_its_thread(meter: Meter, handler: 
     one.on_chain_end({}, run_id="outer")
     assert [(run.run_id, run.status) for run in meter.sink.runs] == [("outer", "success")]
     assert meter.sink.usage("outer").calls == 2
-    assert scope_of() is None
+    assert now_in_force() is None
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_nothing_of_a_run_is_left_where_its_end_cannot_be_seen(meter: Meter, han
     thread = threading.Thread(target=one.on_chain_end, args=({},), kwargs={"run_id": "outer"})
     thread.start()
     thread.join()
-    scope = scope_of()
+    scope = now_in_force()
     assert scope is not None
     assert scope.run is None
     meter.call(10, 5)

@@ -11,7 +11,7 @@ from recording import NOON, call, new, run_info, unpriced
 from runmeter.usage import Usage
 from runmeter_exporter.reaper import HOUSEKEEPING, Reaper
 from runmeter_exporter.recorder.core import RecorderCore
-from runmeter_exporter.recorder.totals import End
+from runmeter_exporter.recorder.totals import Ending
 from runmeter_exporter.store import StoreUnavailable
 from runmeter_exporter.store.memory.store import MemoryRunStore
 from runmeter_exporter.totals.run import CellKey, Heartbeat, RunSnapshot
@@ -304,7 +304,7 @@ def test_a_recorders_core_and_a_reaper_agree_on_what_lives(store, clock):
         pass_time(clock, reaper, 1)
     assert store.run("r")["status"] == "running"
     core.settled(run, new(call(3)), clock.now)
-    core.end(run, End(NOON + 1, "success", None), clock.now)
+    core.end(run, Ending(NOON + 1, "success", None), clock.now)
     store.write(core.take(clock.now + 1))
     assert store.thread_usage("t")["total_tokens"] == 6
 

@@ -21,7 +21,7 @@ from runmeter_exporter.recorder import Recorder, open_recorder, without_password
 from runmeter_exporter.recorder import link as link_module
 from runmeter_exporter.recorder import writer as writer_module
 from runmeter_exporter.recorder.core import RecorderCore
-from runmeter_exporter.recorder.totals import End, RunTotals
+from runmeter_exporter.recorder.totals import Ending, RunTotals
 from runmeter_exporter.store import SchemaMismatch
 from runmeter_exporter.store.memory.store import MemoryRunStore
 from runmeter_exporter.totals.cells import CELLS, day_of
@@ -80,7 +80,7 @@ def test_no_progress_write_after_the_final_one():
     core.take(100.0)
     core.wrote(100.0)
     core.settled(run, new(call(1)), 100.2)
-    core.end(run, End(NOON + 1, "success", None), 100.3)
+    core.end(run, Ending(NOON + 1, "success", None), 100.3)
     due = core.throttle.next_due()
     assert due is not None
     assert due < 100.5
@@ -91,7 +91,7 @@ def test_no_progress_write_after_the_final_one():
     assert core.throttle.next_due() is None
     assert len(core) == 0
     core.update(run, 100.6)
-    core.end(run, End(NOON + 1, "success", None), 100.7)
+    core.end(run, Ending(NOON + 1, "success", None), 100.7)
     assert core.take(200.0) == []
 
 
@@ -127,7 +127,7 @@ def test_usage_after_the_end_is_a_later_final_and_adds():
     core.begin(run, 100.0)
     core.settled(run, new(call(5)), 100.0)
     run.status = "success"
-    core.end(run, End(NOON + 5, "success", None), 100.0)
+    core.end(run, Ending(NOON + 5, "success", None), 100.0)
     write_all(core, store, 100.2)
     core.settled(run, new(call(7)), 103.0)
     [late] = core.take(103.2)
@@ -145,7 +145,7 @@ def test_usage_that_comes_while_the_final_is_under_way_is_written_after_it():
     """A change between taking and storing the final is not swallowed with it."""
     core, run, store = make_core(), run_info(), MemoryRunStore()
     core.settled(run, new(call(5)), 100.0)
-    core.end(run, End(NOON + 5, "success", None), 100.0)
+    core.end(run, Ending(NOON + 5, "success", None), 100.0)
     snapshots = core.take(100.0)
     core.settled(run, new(call(7)), 100.01)
     store.write(snapshots)
@@ -161,7 +161,7 @@ def test_what_was_set_aside_before_is_not_told_again_with_later_usage():
     core.begin(run, 100.0)
     core.settled(run, new(call(5)), 100.0)
     run.status = "success"
-    core.end(run, End(NOON + 5, "success", None), 100.0)
+    core.end(run, Ending(NOON + 5, "success", None), 100.0)
     write_all(core, store, 100.2)
     core.settled(run, new(call(7)), 103.0)
     run.set_aside = {"late": 3}
@@ -181,7 +181,7 @@ def test_a_run_id_opened_again_is_another_source():
             core.begin(run, now)
             core.settled(run, new(call(1)), now)
         for run in (first, second):
-            core.end(run, End(NOON, "success", None), now + 1)
+            core.end(run, Ending(NOON, "success", None), now + 1)
         write_all(core, store, now + 2)
         now += 10
     assert store.thread_usage("t")["total_tokens"] == 12
@@ -245,7 +245,7 @@ def test_no_negative_durations_when_the_wall_clock_jumps_back():
     """A run that seems to end before it began ends when it began."""
     core, run = make_core(), run_info()
     core.begin(run, 100.0)
-    core.end(run, End(NOON - 86_400 * 10**9, "success", None), 101.0)
+    core.end(run, Ending(NOON - 86_400 * 10**9, "success", None), 101.0)
     [final] = core.take(102.0)
     assert final.ended_at == final.started_at
     assert final.updated_at >= final.started_at
@@ -259,7 +259,7 @@ def test_memory_is_bounded_by_dropping_the_oldest_ended_run_and_counting_it():
     for number in range(4):
         run = run_info(f"r{number}")
         core.settled(run, new(call(1)), 100.0)
-        core.end(run, End(NOON, "success", None), 100.0)
+        core.end(run, Ending(NOON, "success", None), 100.0)
     assert len(core) == 3
     assert sorted(snapshot.run_id for snapshot in core.take(101.0)) == ["active", "r2", "r3"]
     core.wrote(101.0)
@@ -286,7 +286,7 @@ def test_heartbeats_come_at_once_then_every_ten_seconds_with_absolute_counts():
     core.told(110.0, [second])
     assert second.beat > first.beat
     assert second.counts == {("spans_rejected", "malformed"): 3}
-    core.end(run, End(NOON, "success", None), 111.0)
+    core.end(run, Ending(NOON, "success", None), 111.0)
     write_all(core, store, 112.0)
     assert core.next_due() is None
     assert core.heartbeat(500.0) == []
@@ -313,7 +313,7 @@ def test_a_run_that_cannot_be_read_does_not_stop_the_others():
 def test_a_parents_run_is_not_ended_by_its_fork():
     """In a forked child an unknown run that still runs is the parent's: usage adds, its end says nothing."""
     core, run = make_core(forked=True), run_info()
-    core.end(run, End(NOON, "success", None), 100.0)
+    core.end(run, Ending(NOON, "success", None), 100.0)
     assert core.take(101.0) == []
     core.settled(run, new(call(1)), 102.0)
     [snapshot] = core.take(103.0)
@@ -384,7 +384,7 @@ def test_any_fate_of_writes_ends_in_the_same_totals(steps):
             expected -= one.usage.total_tokens
         elif step == "end" and runs[which].status == "running":
             runs[which].status = "success"
-            core.end(runs[which], End(NOON + 5, "success", None), now)
+            core.end(runs[which], Ending(NOON + 5, "success", None), now)
         elif step == "time":
             now += which / 10
         elif step == "write":
@@ -407,7 +407,7 @@ def test_any_fate_of_writes_ends_in_the_same_totals(steps):
     now += 10
     for run in runs:
         if run.status == "running":
-            core.end(run, End(NOON + 9, "success", None), now)
+            core.end(run, Ending(NOON + 9, "success", None), now)
     while batch := core.take(now, everything=True):
         store.write(batch)
         core.wrote(now)
@@ -709,7 +709,7 @@ def test_memory_of_an_active_run_is_bounded_and_flat_in_calls(store):
     runs = [run_info(f"run-{number}") for number in range(300)]
     for run in runs:
         core.settled(run, new(call(1, model="warm-up")), 100.0)
-        core.end(run, End(NOON, "success", None), 100.0)
+        core.end(run, Ending(NOON, "success", None), 100.0)
     core.take(101.0)
     core.wrote(101.0)
     gc.collect()
@@ -726,7 +726,7 @@ def test_memory_of_an_active_run_is_bounded_and_flat_in_calls(store):
         live = tracemalloc.get_traced_memory()[0] - empty
         assert live / 300 <= 4096
         for run in runs:
-            core.end(run, End(NOON, "success", None), 300.0)
+            core.end(run, Ending(NOON, "success", None), 300.0)
         core.take(301.0)
         core.wrote(301.0)
         del runs, run

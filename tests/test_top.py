@@ -43,7 +43,7 @@ def run(run_id: str, tokens: int, cost: float | None = None, seconds: float = 90
     }  # fmt: skip
 
 
-def lines(*each: tuple[float, list[dict[str, Any]]]) -> list[burn.Line]:
+def lines(*each: tuple[float, list[dict[str, Any]]]) -> list[burn.Burning]:
     """The lines of the last of these looks."""
     watch, made = burn.Burn(), []
     for at, runs in each:
@@ -273,7 +273,7 @@ def test_reading_is_bounded_and_says_that_there_is_more(sidecar: FakeSidecar) ->
 def test_a_sidecar_that_goes_away_leaves_the_last_numbers_and_a_sentence(sidecar: FakeSidecar) -> None:
     """The problem is shown beside what is known, and goes when the sidecar is back."""
     clock = iter(range(100))
-    watch = looks.Watch(looks.Sidecar(url(sidecar), None), clock=lambda: float(next(clock)))
+    watch = looks.Lookout(looks.Sidecar(url(sidecar), None), clock=lambda: float(next(clock)))
     sidecar.pages = {"running": {"runs": [run("a", 5)], "next_cursor": None}}
     assert [line.run_id for line in watch.look()] == ["a"]
     sidecar.status = 401
@@ -399,7 +399,7 @@ def test_a_real_sidecar_is_watched_without_growing(store_url: str) -> None:
     """Hundreds of looks at ever new runs, drawn each time: memory stays where it was."""
     store = open_store(store_url)
     with Sidecar(store_url) as sidecar:
-        watch = looks.Watch(looks.Sidecar(sidecar.url, None))
+        watch = looks.Lookout(looks.Sidecar(sidecar.url, None))
 
         def looks_at(number: int, first: int) -> None:
             for turn in range(number):

@@ -67,7 +67,7 @@ class StoreCollector(Collector):
         yield from about_this_answer(up=True, age=0.0, seconds=time.perf_counter() - started)
 
 
-class _Reading:
+class _Answer:
     """One answer of the store, and what was already rendered from it."""
 
     def __init__(self, scrape: Scrape, answered_at: float, seconds: float) -> None:
@@ -82,7 +82,7 @@ class _Flight:
 
     def __init__(self, started: float) -> None:
         self.started, self.done = started, threading.Event()
-        self.reading: _Reading | None = None
+        self.reading: _Answer | None = None
 
 
 class Scraper:
@@ -97,7 +97,7 @@ class Scraper:
         self._store, self._clock, self._largest = store, clock, largest
         self._lock = threading.Lock()
         self._flights: dict[bool, _Flight] = {}
-        self._known: dict[bool, _Reading] = {}
+        self._known: dict[bool, _Answer] = {}
         self._announcers = {False: Announcer(), True: Announcer()}
         self._away = False
 
@@ -171,7 +171,7 @@ class Scraper:
         try:
             scrape = self._store.scrape(include_active=include_active, largest=self._largest)
             now = self._clock()
-            reading = _Reading(scrape, now, now - flight.started)
+            reading = _Answer(scrape, now, now - flight.started)
         except Exception as error:
             if not self._away:  # said once, not at every scrape of an outage
                 logger.warning("the store did not answer a scrape; the last known totals are served: %s", error)
@@ -194,7 +194,7 @@ class Scraper:
         about = about_this_answer(up=False, age=age, seconds=now - flight.started)
         return encode(_Families([*(self._totals(reading, include_active, hold) if reading else ()), *about]))
 
-    def _totals(self, reading: _Reading, include_active: bool, hold: float | None) -> list[Metric]:
+    def _totals(self, reading: _Answer, include_active: bool, hold: float | None) -> list[Metric]:
         shown = families(reading.scrape, include_active=include_active)
         if hold is not None:
             with self._lock:

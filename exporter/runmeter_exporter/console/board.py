@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
-from runmeter_exporter.console.burn import Line
+from runmeter_exporter.console.burn import Burning
 from runmeter_exporter.console.tables import age, count, money, plain
 
 GAP = 2
@@ -26,12 +26,12 @@ class Column(NamedTuple):
 
     title: str
     rank: int
-    cell: Callable[[Line], str]
-    sum: Callable[[Sequence[Line]], str] = lambda lines: ""
+    cell: Callable[[Burning], str]
+    sum: Callable[[Sequence[Burning]], str] = lambda lines: ""
     is_name: bool = False
 
 
-def table(lines: Sequence[Line], *, width: int, rows: int, note: str = "") -> list[str]:
+def table(lines: Sequence[Burning], *, width: int, rows: int, note: str = "") -> list[str]:
     """A header, the first `rows` lines, the sum over all of them, how many are not shown, and `note`; no line is wider
     than `width`."""
     shown = lines[:rows]
@@ -122,7 +122,7 @@ def _columns(roomy: bool) -> list[Column]:
     ]  # fmt: skip
 
 
-def _sizes(columns: Sequence[Column], shown: Sequence[Line], lines: Sequence[Line], width: int) -> list[int]:
+def _sizes(columns: Sequence[Column], shown: Sequence[Burning], lines: Sequence[Burning], width: int) -> list[int]:
     """The cells of each column: numbers as wide as they are, names what is left, none under its least."""
     whole = [
         max(cell_len(column.title), cell_len(column.sum(lines)), *[cell_len(column.cell(line)) for line in shown], 0)

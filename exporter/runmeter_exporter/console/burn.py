@@ -15,7 +15,7 @@ SHORTEST = 1.0
 """Seconds that a rate is over at least: a run that began just now does not burn a million tokens a second."""
 
 
-class Line(NamedTuple):
+class Burning(NamedTuple):
     """One active run as `top` shows it; also its `--json`."""
 
     run_id: str
@@ -36,7 +36,7 @@ class Line(NamedTuple):
     middleware_tokens: int
 
 
-class Seen(NamedTuple):
+class Spent(NamedTuple):
     """What a run had spent at one moment."""
 
     at: float
@@ -49,34 +49,34 @@ class Burn:
     """Takes looks at all active runs, one after the other, and gives lines with rates."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, deque[Seen]] = {}
+        self._seen: dict[str, deque[Spent]] = {}
 
-    def look(self, at: float, now: datetime, runs: Mapping[str, Mapping[str, Any]]) -> list[Line]:
+    def look(self, at: float, now: datetime, runs: Mapping[str, Mapping[str, Any]]) -> list[Burning]:
         """The runs of this look as lines, what burns most first. Runs that are not in it are forgotten."""
         self._seen = {run_id: self._seen.get(run_id) or deque() for run_id in runs}
         made = [self._line(run_id, run, at, now) for run_id, run in runs.items()]
         return sorted(made, key=lambda line: (-(line.tokens_per_second or 0.0), -line.total_tokens, line.run_id))
 
-    def _line(self, run_id: str, run: Mapping[str, Any], at: float, now: datetime) -> Line:
+    def _line(self, run_id: str, run: Mapping[str, Any], at: float, now: datetime) -> Burning:
         age = (now - datetime.fromisoformat(run["created_at"])).total_seconds()
         tokens, cost = run["total_tokens"], run["cost_usd"]
         seen = self._seen[run_id]
         if not seen and -SHORTEST < age < WINDOW:
             # All that it has spent, it spent in the window: the rate is known from its first tokens. Of a run that
             # began in the future, another clock tells the time, and nothing is known.
-            seen.append(Seen(at - age, 0, 0.0))
+            seen.append(Spent(at - age, 0, 0.0))
         while len(seen) > 1 and seen[0].at < at - WINDOW:
             seen.popleft()
         first = seen[0] if seen else None
         if len(seen) < 2 or at - seen[-1].at >= SPACING:
-            seen.append(Seen(at, tokens, cost or 0.0))
+            seen.append(Spent(at, tokens, cost or 0.0))
         rate = hourly = None
         if first is not None:
             seconds = max(SHORTEST, at - first.at)
             # A repeat recognised late may take active usage back; a burn rate below nothing would only confuse.
             rate = max(0.0, (tokens - first.tokens) / seconds)
             hourly = None if cost is None else max(0.0, cost - first.cost) / seconds * 3600
-        return Line(
+        return Burning(
             run_id, run["thread_id"], run["agent"], run["service"], run["model_name"], run["status"], max(0.0, age),
             run["llm_call_count"], tokens, rate, cost, hourly,
             run["lead_agent_tokens"], run["subagent_tokens"], run["middleware_tokens"],

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import click
 
-from runmeter_exporter.console.burn import Burn, Line
+from runmeter_exporter.console.burn import Burn, Burning
 
 PAGES = 4
 """Of 500 runs each; beyond, the table says that there are more."""
@@ -104,18 +104,18 @@ def fetch(place: Place) -> tuple[Runs, bool]:
     return found, more
 
 
-class Watch:
+class Lookout:
     """Looks at a place again and again; keeps what a burn rate needs."""
 
     def __init__(self, place: Place, clock: Callable[[], float] = time.monotonic) -> None:
         self.place, self._clock = place, clock
         self._burn = Burn()
-        self._lines: list[Line] = []
+        self._lines: list[Burning] = []
         self.problem: str | None = None
         self.answered = False
         """At least one look succeeded."""
 
-    def look(self) -> list[Line]:
+    def look(self) -> list[Burning]:
         """One look; when the place is away, the last lines known and `problem`."""
         from runmeter_exporter.store import StoreError
 

@@ -15,7 +15,7 @@ import click
 
 from runmeter_exporter.console import board, screen, tables
 from runmeter_exporter.console.answering import echo_json, say
-from runmeter_exporter.console.looks import Place, Sidecar, Store, Watch
+from runmeter_exporter.console.looks import Lookout, Place, Sidecar, Store
 
 DEFAULT = "http://127.0.0.1:9465"
 NEWS = 3
@@ -36,7 +36,7 @@ def choose(url: str | None, token: str | None, database_url: str | None) -> Plac
         sidecar.page("pending", None)
     except (OSError, ValueError) as error:
         store = Store(None)
-        watch = Watch(store)
+        watch = Lookout(store)
         watch.look()
         if not watch.answered:
             store.close()
@@ -56,7 +56,7 @@ def top(
     """
     if isinstance(place, str):
         place = choose(place, None, None)
-    stop, watch = stop or threading.Event(), Watch(place)
+    stop, watch = stop or threading.Event(), Lookout(place)
     try:
         if once:
             return _once(watch, interval, as_json, stop)
@@ -71,7 +71,7 @@ def top(
     return 0
 
 
-def _once(watch: Watch, interval: float, as_json: bool, stop: threading.Event) -> int:
+def _once(watch: Lookout, interval: float, as_json: bool, stop: threading.Event) -> int:
     watch.look()
     if watch.problem is None:
         stop.wait(interval)
@@ -87,7 +87,7 @@ def _once(watch: Watch, interval: float, as_json: bool, stop: threading.Event) -
 
 
 def _live(
-    watch: Watch, interval: float, stop: threading.Event, news: Callable[[], Sequence[str]], header: Sequence[str]
+    watch: Lookout, interval: float, stop: threading.Event, news: Callable[[], Sequence[str]], header: Sequence[str]
 ) -> None:
     told: deque[str] = deque(maxlen=NEWS)
     every: list[str] = []
@@ -113,7 +113,7 @@ def _live(
             click.echo(tables.plain(line))
 
 
-def _plain(watch: Watch, interval: float, stop: threading.Event, news: Callable[[], Sequence[str]]) -> None:
+def _plain(watch: Lookout, interval: float, stop: threading.Event, news: Callable[[], Sequence[str]]) -> None:
     """Where there is no terminal: a line a look and a line for each of the ten that burn most."""
     while not stop.is_set():
         shown = watch.look()

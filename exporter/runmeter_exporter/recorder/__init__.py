@@ -26,7 +26,7 @@ from runmeter_exporter.recorder import forking
 from runmeter_exporter.recorder.core import HEARTBEAT, MAX_RUNS, RecorderCore
 from runmeter_exporter.recorder.link import IMPORT_WITHIN
 from runmeter_exporter.recorder.rehearsal import rehearse
-from runmeter_exporter.recorder.totals import End
+from runmeter_exporter.recorder.totals import Ending
 from runmeter_exporter.recorder.writer import Writer
 from runmeter_exporter.store import DEADLINE, RunStore, default_url, open_store
 
@@ -116,7 +116,7 @@ class Recorder:
     def end(self, run: RunInfo, ended_at: int) -> None:
         """The run ended; its final snapshot does not wait for the end of the throttle's interval."""
         if not self._closed:
-            self._writer.put_now(self._writer.core.end, run, End(ended_at, run.status, run.stop_reason))
+            self._writer.put_now(self._writer.core.end, run, Ending(ended_at, run.status, run.stop_reason))
             if not self._interval:
                 self._write_through()
 

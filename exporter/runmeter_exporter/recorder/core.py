@@ -14,7 +14,7 @@ from runmeter.spans import Call, Change
 from runmeter.usage import Usage
 from runmeter_exporter import scopes
 from runmeter_exporter.recorder.throttle import Throttle
-from runmeter_exporter.recorder.totals import End, RunTotals
+from runmeter_exporter.recorder.totals import Ending, RunTotals
 from runmeter_exporter.totals.run import Heartbeat, RunSnapshot
 
 MAX_RUNS = 10_000
@@ -101,13 +101,13 @@ class RecorderCore:
                 self.lost("runs_over_limit", len(changes), now)
                 return
             if run.status in TERMINAL:  # nobody need end it again
-                self._finish(run, totals, End(run.started_at, run.status, run.stop_reason))
+                self._finish(run, totals, Ending(run.started_at, run.status, run.stop_reason))
         overflowed = totals.apply(changes, self._price)
         if overflowed:
             self.lost("cells_over_limit", overflowed, now)
         self.throttle.touch(run, now, urgent=totals.end is not None)
 
-    def end(self, run: RunInfo, end: End, now: float) -> None:
+    def end(self, run: RunInfo, end: Ending, now: float) -> None:
         """The run ended here; unknown ones (written and forgotten, or a parent's) have nothing more to say."""
         totals = self._runs.get(run)
         if totals is not None:
@@ -118,7 +118,7 @@ class RecorderCore:
         """The process leaves: what has not ended by `at` (nanoseconds since the epoch) is interrupted."""
         for run, totals in self._runs.items():
             if totals.end is None:
-                self._finish(run, totals, End(max(at, totals.updated_at), "interrupted", LEFT))
+                self._finish(run, totals, Ending(max(at, totals.updated_at), "interrupted", LEFT))
                 self.throttle.touch(run, now, urgent=True)
 
     def lost(self, reason: str, count: int, now: float, *, family: str = REJECTED) -> None:
@@ -248,7 +248,7 @@ class RecorderCore:
         self._told_at = None  # a new source: known before it writes
         return f"{self.source_id}+{self._reopened}"
 
-    def _finish(self, run: RunInfo, totals: RunTotals, end: End) -> None:
+    def _finish(self, run: RunInfo, totals: RunTotals, end: Ending) -> None:
         totals.finish(end)
         self._ended[run] = None
 

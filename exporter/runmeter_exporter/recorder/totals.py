@@ -12,7 +12,7 @@ from runmeter_exporter.totals.cells import Cells
 from runmeter_exporter.totals.run import RunSnapshot
 
 
-class End(NamedTuple):
+class Ending(NamedTuple):
     """How a run ended here."""
 
     at: int
@@ -44,16 +44,16 @@ class RunTotals:
         self.owns = owns
         self.revision = 0
         self.updated_at = info.started_at
-        self.end: End | None = None
+        self.end: Ending | None = None
         """Set when the run has ended here: from then on every snapshot is final."""
         self._cells = Cells()
         self._unsent = False
         self._aside_before: Mapping[str, int] = info.set_aside if late else {}
         self._sent_aside: object = info.set_aside if late or not info.set_aside else None
 
-    def finish(self, end: End) -> None:
+    def finish(self, end: Ending) -> None:
         """The run ended here, not before anything known of it; every snapshot from now on is final."""
-        self.end = End(max(end.at, self.info.started_at), end.status, end.stop_reason)
+        self.end = Ending(max(end.at, self.info.started_at), end.status, end.stop_reason)
         self.updated_at = max(self.updated_at, self.end.at)
 
     def apply(self, changes: Iterable[Change], price: Callable[[Call], Usage]) -> int:

@@ -36,7 +36,7 @@ class Timed(Protocol):
 T = TypeVar("T", bound=Timed)
 
 
-class _Line(Generic[T]):
+class _Crowd(Generic[T]):
     """The entries of a key that has more than one."""
 
     __slots__ = ("entries", "longest")
@@ -69,7 +69,7 @@ class ByTime(Generic[T]):
 
     def __init__(self) -> None:
         # Most keys are a response id and have one entry, for which a list would be dear.
-        self._lines: dict[Hashable, tuple[int, T] | _Line[T]] = {}
+        self._lines: dict[Hashable, tuple[int, T] | _Crowd[T]] = {}
 
     def put(self, key: Hashable, tie: int, entry: T) -> None:
         """`tie` tells entries apart that began at the same time."""
@@ -77,7 +77,7 @@ class ByTime(Generic[T]):
         if line is None:
             self._lines[key] = tie, entry
         elif type(line) is tuple:
-            both = self._lines[key] = _Line()
+            both = self._lines[key] = _Crowd()
             both.put(*line)
             both.put(tie, entry)
         else:
@@ -86,7 +86,7 @@ class ByTime(Generic[T]):
     def drop(self, key: Hashable, tie: int, started_at: int) -> None:
         """Forget an entry that was put."""
         line = self._lines[key]
-        if isinstance(line, _Line):
+        if isinstance(line, _Crowd):
             line.drop(tie, started_at)
             if line.entries:
                 return
@@ -99,7 +99,7 @@ class ByTime(Generic[T]):
         if line is None:
             return
         latest = ended_at + STREAM_SLACK
-        if not isinstance(line, _Line):
+        if not isinstance(line, _Crowd):
             entry = line[1]
             if whenever or (started_at - STREAM_SLACK <= entry.ended_at and entry.started_at <= latest):
                 yield entry

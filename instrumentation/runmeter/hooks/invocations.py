@@ -19,7 +19,7 @@ from opentelemetry.context import Context, attach, get_current, set_value
 from runmeter import guard
 from runmeter.hooks.report import Memory, field, first
 from runmeter.otel.context import Run, outcome
-from runmeter.otel.in_force import SCOPE_KEY, Scope, detach, scope_of
+from runmeter.otel.in_force import IN_FORCE, InForce, detach, now_in_force
 from runmeter.otel.processor import PROCESSOR
 from runmeter.reading import semconv
 from runmeter.runs.known import RunState
@@ -33,7 +33,7 @@ _STEPS = (".before_agent", ".before_model", ".after_model", ".after_agent")
 """How the nodes of an agent's middleware end."""
 
 
-class Lent(Scope):
+class Lent(InForce):
     """What a run puts into the context of its invocation. Unlike any other scope it changes, once: when the run ends,
     wherever it may have been left behind."""
 
@@ -57,10 +57,10 @@ class Outermost:
 
     def begin(self, info: RunInfo) -> None:
         """A run that nobody hears of before its first call: most invocations of a prompt or a tool make none."""
-        around = scope_of(self.context)
+        around = now_in_force(self.context)
         self.state = PROCESSOR.state(info)
         self.scope = Lent(self.state, None if around is None else around.caller)
-        self._attached = set_value(SCOPE_KEY, self.scope, self.context)
+        self._attached = set_value(IN_FORCE, self.scope, self.context)
         self._token = attach(self._attached)
         around_it = trace.get_current_span(self.context).get_span_context()
         PROCESSOR.adopt(around_it.trace_id, around_it.span_id, self.state, OF_FRAMEWORK)
@@ -78,7 +78,7 @@ class Outermost:
             return
         info = state.info
         info.agent = info.agent or self.agent
-        context = set_value(SCOPE_KEY, Scope(state, scope.caller), self.context)
+        context = set_value(IN_FORCE, InForce(state, scope.caller), self.context)
         span = None
         if tracer is not None:
             attributes: dict[str, Any] = {semconv.RUN_ROOT: True}
@@ -120,11 +120,11 @@ class Outermost:
     def around(self, context: Context) -> Context:
         """`context` for a call of this invocation: with its run, whatever became of the context on the way, unless a
         run of the host's own lies between."""
-        state, scope = self.state, scope_of(context)
+        state, scope = self.state, now_in_force(context)
         if state is None or (scope is not None and scope.run not in (None, state) and not isinstance(scope, Lent)):
             return context
         if scope is None or scope.run is not state or isinstance(scope, Lent):
-            context = set_value(SCOPE_KEY, Scope(state, None if scope is None else scope.caller), context)
+            context = set_value(IN_FORCE, InForce(state, None if scope is None else scope.caller), context)
         if state.context is not None and not trace.get_current_span(context).is_recording():
             context = trace.set_span_in_context(trace.get_current_span(state.context), context)
         return context
@@ -187,9 +187,9 @@ class Invocations:
         outermost.agent = outermost.agent or agent
         state = outermost.state
         if state is not None:
-            scope = scope_of(context)
+            scope = now_in_force(context)
             if scope is None or (isinstance(scope, Lent) and scope is not outermost.scope):
-                attach(set_value(SCOPE_KEY, outermost.scope, context))
+                attach(set_value(IN_FORCE, outermost.scope, context))
             if state.info.thread_id is None and not state.announced:
                 state.info.thread_id = thread_of(metadata)
         if agent is not None and not tool and (agent != above.agent or (above.in_tool and name == agent)):
@@ -224,7 +224,7 @@ def caller_of(invocation: Invocation | None, metadata: Any) -> str | None:
 
 def in_force(context: Context) -> bool:
     """A run of the host's own, of the process above, or of a trace that is one."""
-    scope = scope_of(context)
+    scope = now_in_force(context)
     if scope is not None and scope.run is not None and not isinstance(scope, Lent):
         return True
     if baggage.get_baggage(semconv.RUN_ID, context) is not None or PROCESSOR.fold.ambient is not None:

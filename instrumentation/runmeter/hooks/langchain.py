@@ -20,16 +20,16 @@ from opentelemetry.context import Context
 from runmeter import guard
 from runmeter.guard import harmless
 from runmeter.hooks.invocations import Invocations, caller_of, thread_of
-from runmeter.hooks.messages import Waiting, add_to_run, answers, has_human, run_key, tool_messages
+from runmeter.hooks.messages import Unanswered, add_to_run, answers, has_human, run_key, tool_messages
 from runmeter.hooks.report import Begun, Memory, Told, field, first, missing, now, number, report
-from runmeter.otel.in_force import scope_of
+from runmeter.otel.in_force import now_in_force
 
 PIP = "pip install langchain-core"
 _KINDS = ("subagent:", "middleware:")
 _CALLS = Memory()
 """One for all handlers, so that two of them on one call count it once."""
 _INVOCATIONS = Invocations()
-_WAITING = Waiting()
+_WAITING = Unanswered()
 """Messages that the next call of their run carries."""
 _installed = False
 _registered = False
@@ -127,7 +127,7 @@ def _began(run_id: Any, more: Mapping[str, Any], for_run: str | None, prompts: A
         if outermost.run_id != run_id:
             outermost.open()
         begun = Begun(_where(run_id), now().started_at)
-        scope = scope_of(begun.context)
+        scope = now_in_force(begun.context)
         caller = None if scope is not None and scope.caller is not None else caller_of(invocation, metadata)
         known = scope is not None and scope.run is not None and scope.run.info.thread_id is not None
         asked = Asked(begun, caller, None if known else thread_of(metadata))

@@ -20,7 +20,7 @@ from runmeter import guard
 from runmeter.guard import harmless
 from runmeter.hooks.invocations import Invocations, caller_of, thread_of
 from runmeter.hooks.report import Begun, Memory, Told, field, first, missing, now, number, report
-from runmeter.otel.in_force import detach, scope_of
+from runmeter.otel.in_force import detach, now_in_force
 from runmeter.otel.processor import PROCESSOR
 from runmeter.reading import semconv
 
@@ -157,7 +157,7 @@ def _asked(event: Any, span_id: str, answers: bool) -> None:
         invocation.outermost.open()
         context = invocation.outermost.around(context)
     model = guard.text(_first(field(event, "model_dict"), "model_name", "model"))
-    scope = scope_of(context)
+    scope = now_in_force(context)
     caller = None if scope is not None and scope.caller is not None else caller_of(invocation, None)
     asked = Asked(
         Begun(context, now().started_at), _PROVIDERS.get(package or "", package), model, caller,
@@ -183,7 +183,7 @@ def _embedding(asked: Asked) -> Asked:
 
 
 def _named(context: Context) -> bool:
-    scope = scope_of(context)
+    scope = now_in_force(context)
     return scope is not None and scope.run is not None and scope.run.info.thread_id is not None
 
 

@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 
 from runmeter.hooks.report import field
-from runmeter.otel.in_force import scope_of
+from runmeter.otel.in_force import now_in_force
 from runmeter.otel.processor import PROCESSOR
 from runmeter.spans import Call
 from runmeter.usage import Usage
@@ -28,7 +28,7 @@ RUNS = 4096
 
 def run_key(context: Context, run_id: str | None) -> Key:
     """What a message belongs to: the run named, the run in force, the trace; None where each call is its own run."""
-    scope = scope_of(context)
+    scope = now_in_force(context)
     if run_id is not None:
         return run_id
     if scope is not None and scope.run is not None:
@@ -72,7 +72,7 @@ class Seen(NamedTuple):
     caller: str | None = None
 
 
-class Waiting:
+class Unanswered:
     """Messages, by run, that no call has carried yet; bounded, safe from any thread."""
 
     def __init__(self, limit: int = RUNS) -> None:

@@ -15,7 +15,7 @@ from opentelemetry.trace import get_current_span
 from runmeter.guard import harmless
 from runmeter.hooks.report import Begun, Memory, Told, field, first, missing, now, number, report
 from runmeter.otel.context import start_run
-from runmeter.otel.in_force import SCOPE_KEY
+from runmeter.otel.in_force import IN_FORCE
 
 PIP = "pip install openai-agents"
 _DEPTH = 64
@@ -63,7 +63,7 @@ class Traces:
         thread = field(trace, "group_id")
         if thread is not None:
             self._threads.begin(trace.trace_id, str(thread))
-        scope = now().context.get(SCOPE_KEY)
+        scope = now().context.get(IN_FORCE)
         if field(scope, "run") is None and not get_current_span().is_recording():
             self._runs.begin(trace.trace_id, start_run(thread_id=None if thread is None else str(thread)))
 

@@ -11,7 +11,7 @@ from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.trace import SpanKind, StatusCode
 
 from runmeter import guard
-from runmeter.otel.in_force import SCOPE_KEY, Scope
+from runmeter.otel.in_force import IN_FORCE, InForce
 from runmeter.otel.processor import PROCESSOR
 from runmeter.otel.record import record_usage
 from runmeter.reading import semconv
@@ -75,9 +75,9 @@ def report(
     if not PROCESSOR.enabled:
         guard.once("off", "runmeter: a hook saw a call while nothing counts: call runmeter.instrument()", level=20)
         return
-    tracer, scope = PROCESSOR.tracer, begun.context.get(SCOPE_KEY)
+    tracer, scope = PROCESSOR.tracer, begun.context.get(IN_FORCE)
     elsewhere = run_id is not None and not (
-        isinstance(scope, Scope) and scope.run is not None and scope.run.info.run_id == run_id
+        isinstance(scope, InForce) and scope.run is not None and scope.run.info.run_id == run_id
     )
     if tracer is not None and not elsewhere:
         span = tracer.start_span(

@@ -23,7 +23,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from runmeter import guard
 from runmeter.guard import harmless, once, unless_the_hosts
-from runmeter.otel.in_force import SCOPE_KEY, Scope, detach, in_force, scope_of
+from runmeter.otel.in_force import IN_FORCE, InForce, detach, in_force, now_in_force
 from runmeter.otel.processor import PROCESSOR, Processor
 from runmeter.reading import semconv
 from runmeter.runs.known import RunState
@@ -196,9 +196,9 @@ class caller:
     def __enter__(self) -> Self:
         token = None
         if PROCESSOR.enabled and self._name is not None:
-            scope = scope_of()
+            scope = now_in_force()
             run = None if scope is None else scope.run
-            token = attach(set_value(SCOPE_KEY, Scope(run, self._name)))
+            token = attach(set_value(IN_FORCE, InForce(run, self._name)))
         self._tokens.append(token)
         return self
 

@@ -65,7 +65,7 @@ class _Key(NamedTuple):
     caller: str
 
 
-class _Series:
+class _Sums:
     """What is counted under one set of labels."""
 
     __slots__ = ("embeddings", "labels", "marks", "sums")
@@ -91,8 +91,8 @@ class Counters:
     def __init__(self, meter_provider: MeterProvider | None = None, *, limit: int = LIMIT) -> None:
         self._limit = limit
         self._granted: set[tuple[str, ...]] = set()
-        self._series: dict[_Key, _Series] = {}
-        self._known: dict[tuple[str | None, ...], _Series] = {}
+        self._series: dict[_Key, _Sums] = {}
+        self._known: dict[tuple[str | None, ...], _Sums] = {}
         self._losses: dict[str, int] = {}
         self._distributions = Distributions()
         # Without a provider the API hands out proxies, which the host's provider fills whenever it comes.
@@ -152,13 +152,13 @@ class Counters:
         self._losses = {}
         self._distributions.after_fork()
 
-    def _series_of(self, call: Call) -> _Series:
+    def _series_of(self, call: Call) -> _Sums:
         known = (call[0], call[1], call[2], call[6], call[7])
         found = self._known.get(known)
         if found is not None:
             return found
         key = self._key(call)
-        series = self._series.get(key) or self._series.setdefault(key, _Series(key))
+        series = self._series.get(key) or self._series.setdefault(key, _Sums(key))
         if len(self._known) >= _KNOWN_LIMIT:
             self._known.clear()
         self._known[known] = series
@@ -207,7 +207,7 @@ class Counters:
             yield Observation(count, {"reason": reason})
 
 
-def _high(series: _Series, index: int) -> int:
+def _high(series: _Sums, index: int) -> int:
     """What is shown of a sum: it never falls."""
     most = series.marks[index] = max(series.marks[index], series.sums[index])
     return most

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from runmeter.otel.clients import Coverage
     from runmeter.otel.counters import Counters
-    from runmeter.otel.prometheus import Scrape
+    from runmeter.otel.prometheus import ScrapePort
     from runmeter.otel.watching import Watcher
 
 PIP_STORE = "pip install 'runmeter[store]'"
@@ -43,7 +43,7 @@ class Handle:
         processor: Processor | None,
         store: str | None = None,
         covered: tuple[Coverage, ...] = (),
-        scrape: Scrape | None = None,
+        scrape: ScrapePort | None = None,
     ) -> None:
         self._processor = processor
         self.store = store
@@ -321,7 +321,7 @@ def _see_all(provider: Any, unsampled: bool) -> None:
         )
 
 
-def _scrape(asked: str | int | bool | None, counters: Counters) -> Scrape | None:
+def _scrape(asked: str | int | bool | None, counters: Counters) -> ScrapePort | None:
     if asked is None and not os.environ.get("RUNMETER_PROMETHEUS_LISTEN"):
         return None
     from runmeter.otel.prometheus import start

@@ -11,11 +11,11 @@ from runmeter import guard
 from runmeter.reading import semconv
 from runmeter.runs.known import RunState
 
-SCOPE_KEY = create_key("runmeter-scope")
-"""Where in an OpenTelemetry context the `Scope` in force is."""
+IN_FORCE = create_key("runmeter-in-force")
+"""Where in an OpenTelemetry context it is."""
 
 
-class Scope:
+class InForce:
     """What `run()` and `caller()` put into the context: whose run, and who calls. Immutable."""
 
     __slots__ = ("caller", "run")
@@ -27,14 +27,14 @@ class Scope:
 
 def in_force(state: RunState, context: Context) -> Context:
     """`context` with this run in force, for other processes too."""
-    context = set_value(SCOPE_KEY, Scope(state, None), context)
+    context = set_value(IN_FORCE, InForce(state, None), context)
     return baggage.set_baggage(semconv.RUN_ID, state.info.run_id, context)
 
 
-def scope_of(context: Context | None = None) -> Scope | None:
+def now_in_force(context: Context | None = None) -> InForce | None:
     """What is in force in `context`, or in the current one."""
-    found = get_value(SCOPE_KEY, context)
-    return found if isinstance(found, Scope) else None
+    found = get_value(IN_FORCE, context)
+    return found if isinstance(found, InForce) else None
 
 
 def detach(token: Any) -> None:

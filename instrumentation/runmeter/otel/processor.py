@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode, Tracer
 
 from runmeter import guard
-from runmeter.otel.in_force import SCOPE_KEY, Scope
+from runmeter.otel.in_force import IN_FORCE, InForce
 from runmeter.otel.serial import Serial
 from runmeter.reading import semconv
 from runmeter.reading.libraries import LIBRARIES
@@ -26,7 +26,7 @@ from runmeter.reading.read import is_plain, read
 from runmeter.reading.roles import AGENT, CALL, WEAK
 from runmeter.reading.scopes import is_genai
 from runmeter.runs.known import RunState
-from runmeter.runs.open_spans import READ, OpenSpan, Trace, attributes_of, ended_span, scope_name, stamp
+from runmeter.runs.open_spans import READ, OpenSpan, OpenTrace, attributes_of, ended_span, scope_name, stamp
 from runmeter.runs.placing import Fold
 from runmeter.sink import RunInfo, Sink
 from runmeter.spans import Call, EndedSpan
@@ -88,7 +88,7 @@ class Processor(SpanProcessor):
             return
         try:
             context = get_current() if parent_context is None else parent_context
-            scope: Scope | None = context.get(SCOPE_KEY)  # type: ignore[assignment]
+            scope: InForce | None = context.get(IN_FORCE)  # type: ignore[assignment]
             trace_id, span_id = span.context[:2]
             parent = span.parent
             # Trace and span id in one integer: the span id is random, the trace id keeps apart what is not.
@@ -233,7 +233,7 @@ class Processor(SpanProcessor):
             self._do(self.fold.count, reading, None)
             return
         mine = self.mine(run)
-        self._do(self.fold.count, reading, OpenSpan(Trace(span.trace_id), run=mine))
+        self._do(self.fold.count, reading, OpenSpan(OpenTrace(span.trace_id), run=mine))
         if not mine.info.owns and mine.roots <= 0:
             self._do(self.fold.runs.end, mine, "success", None, span.ended_at)
 
@@ -316,8 +316,8 @@ class Processor(SpanProcessor):
         ambient = self.fold.ambient
         return None if ambient is None else self.joined(ambient.run_id, ambient)
 
-    def _trace(self, trace_id: int, span_id: int) -> Trace:
-        return self.fold.traces.get(trace_id) or self.fold.traces.setdefault(trace_id, Trace(trace_id, span_id))
+    def _trace(self, trace_id: int, span_id: int) -> OpenTrace:
+        return self.fold.traces.get(trace_id) or self.fold.traces.setdefault(trace_id, OpenTrace(trace_id, span_id))
 
     def _stamp(self, span: Span, attributes: Mapping[str, Any], run: RunState | None, caller: str | None) -> None:
         marks: dict[str, str] = {}

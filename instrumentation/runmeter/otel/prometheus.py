@@ -43,7 +43,7 @@ class Address(NamedTuple):
         return f"http://{host}:{self.port}/metrics"
 
 
-class Scrape:
+class ScrapePort:
     """A listener that shows a registry until `stop`; a forked child has none, the port stays its parent's."""
 
     def __init__(self, address: Address, registry: Any, leave: Callable[[], object] = lambda: None) -> None:
@@ -82,14 +82,14 @@ class Scrape:
             self._server.socket.close()
 
 
-def start(asked: object, counters: Counters) -> Scrape | None:
+def start(asked: object, counters: Counters) -> ScrapePort | None:
     """The scrape of our counters that `asked` (of `instrument`) or the variable wants, or None. Never raises: what is
     wrong is said once."""
     said = f"instrument(prometheus={asked!r})"
     if asked is None:
         asked, said = os.environ.get(VARIABLE), f"{VARIABLE}={os.environ.get(VARIABLE)}"
 
-    def serve(address: Address) -> Scrape:
+    def serve(address: Address) -> ScrapePort:
         from opentelemetry.exporter.prometheus import PrometheusMetricReader
         from opentelemetry.sdk.metrics import MeterProvider
         from prometheus_client import CollectorRegistry
@@ -100,7 +100,7 @@ def start(asked: object, counters: Counters) -> Scrape | None:
         )
         try:
             counters.show_on(provider)
-            return Scrape(address, registry, provider.shutdown)
+            return ScrapePort(address, registry, provider.shutdown)
         except BaseException:
             provider.shutdown()
             raise
@@ -108,18 +108,18 @@ def start(asked: object, counters: Counters) -> Scrape | None:
     return _tried(serve, asked, said)
 
 
-def reader_of_the_environment() -> tuple[MetricReader | None, Scrape | None]:
+def reader_of_the_environment() -> tuple[MetricReader | None, ScrapePort | None]:
     """What `OTEL_METRICS_EXPORTER=prometheus` asks for: a reader for the process's provider, and its scrape at
     OTEL_EXPORTER_PROMETHEUS_HOST and _PORT. The reader is there also where the port is taken."""
     readers: list[MetricReader] = []
     host = os.environ.get("OTEL_EXPORTER_PROMETHEUS_HOST") or DEFAULT[0]
     port = os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT") or DEFAULT[1]
 
-    def serve(address: Address) -> Scrape:
+    def serve(address: Address) -> ScrapePort:
         from opentelemetry.exporter.prometheus import PrometheusMetricReader
         from prometheus_client import REGISTRY
 
-        scrape = Scrape(address, REGISTRY)
+        scrape = ScrapePort(address, REGISTRY)
         readers.append(PrometheusMetricReader())
         return scrape
 
@@ -127,7 +127,7 @@ def reader_of_the_environment() -> tuple[MetricReader | None, Scrape | None]:
     return next(iter(readers), None), scrape
 
 
-def _tried(serve: Callable[[Address], Scrape], asked: object, said: str) -> Scrape | None:
+def _tried(serve: Callable[[Address], ScrapePort], asked: object, said: str) -> ScrapePort | None:
     address = None
     try:
         address = parse(asked)
@@ -169,7 +169,7 @@ def parse(asked: object) -> Address | None:
     return Address(host.strip("[]") or DEFAULT[0], int(port))
 
 
-_open: WeakSet[Scrape] = WeakSet()
+_open: WeakSet[ScrapePort] = WeakSet()
 
 
 def _after_fork() -> None:

@@ -18,7 +18,7 @@ from runmeter.otel.sampling import count_unsampled
 from runmeter.otel.stand_in import StandIn
 
 if TYPE_CHECKING:
-    from runmeter.otel.prometheus import Scrape
+    from runmeter.otel.prometheus import ScrapePort
 
 PIP = {"otlp": "pip install opentelemetry-exporter-otlp-proto-http"}
 
@@ -46,7 +46,7 @@ def make_tracer_provider(processor: SpanProcessor, came: Callable[[Any], None]) 
     return provider
 
 
-def make_meter_provider() -> Scrape | None:
+def make_meter_provider() -> ScrapePort | None:
     """A MeterProvider for the whole process, where the host has none and `OTEL_METRICS_EXPORTER` or an OTLP endpoint
     asks for one; its scrape, if that was asked for.
 

@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from runmeter import guard
 from runmeter.guard import harmless, once
-from runmeter.otel.in_force import in_force, scope_of
+from runmeter.otel.in_force import in_force, now_in_force
 from runmeter.otel.processor import PROCESSOR, Processor
 from runmeter.reading import semconv
 from runmeter.spans import EndedSpan
@@ -62,7 +62,7 @@ def record_usage(
             span.set_status(StatusCode.ERROR)
         span.end()
         return
-    scope = scope_of(context)
+    scope = now_in_force(context)
     if scope is not None and scope.caller is not None:
         attributes.setdefault(semconv.CALLER, scope.caller)
     around = span.get_span_context()
@@ -80,7 +80,7 @@ def record_usage(
 def _context_of(processor: Processor, run_id: str | None, who: str | None) -> Context:
     """The context a record belongs in: the current one, or that of the run it names."""
     context = get_current()
-    scope = scope_of(context)
+    scope = now_in_force(context)
     if run_id is None or (scope is not None and scope.run is not None and scope.run.info.run_id == run_id):
         return context
     state = processor.joined(run_id)

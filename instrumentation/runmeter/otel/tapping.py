@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runmeter.guard import logger, unless_the_hosts
-from runmeter.otel.in_force import scope_of
+from runmeter.otel.in_force import now_in_force
 from runmeter.otel.processor import PROCESSOR
 
 TAPPED = ("openai", "anthropic", "groq")
@@ -46,7 +46,7 @@ def _tapped(request: Callable[..., Any]) -> Callable[..., Any]:
 
 def _note(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     try:
-        scope = scope_of()
+        scope = now_in_force()
         if scope is None or scope.run is None or not PROCESSOR.enabled:
             return
         for options in (kwargs.get("options"), *args[1:3]):

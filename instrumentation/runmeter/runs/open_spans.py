@@ -25,7 +25,7 @@ _ERROR: Final = StatusCode.ERROR
 _new: Final[Any] = tuple.__new__
 
 
-class Trace:
+class OpenTrace:
     """A trace with spans open here. It is a run once it has something to count."""
 
     __slots__ = ("root_span_id", "roots", "run", "trace_id")
@@ -46,7 +46,7 @@ class OpenSpan:
 
     def __init__(
         self,
-        trace: Trace,
+        trace: OpenTrace,
         scope: str = "",
         span: ReadableSpan | None = None,
         above: OpenSpan | None = None,

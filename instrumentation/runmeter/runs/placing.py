@@ -14,7 +14,7 @@ from runmeter.reading.read import Reading
 from runmeter.reading.roles import AGENT, AGGREGATE, PLAIN, TOOL
 from runmeter.reading.scopes import is_genai
 from runmeter.runs.known import Runs, RunState
-from runmeter.runs.open_spans import OpenSpan, Trace
+from runmeter.runs.open_spans import OpenSpan, OpenTrace
 from runmeter.runs.waiting import Leaves, Waiting
 from runmeter.sink import RunInfo
 from runmeter.spans import Change
@@ -29,7 +29,7 @@ class Fold:
 
     def __init__(self) -> None:
         self.runs = Runs()
-        self.traces: dict[int, Trace] = {}
+        self.traces: dict[int, OpenTrace] = {}
         self.service: str | None = None
         self.generation = 0
         self.ambient: RunInfo | None = None
@@ -52,7 +52,7 @@ class Fold:
 
     # What happens.
 
-    def agent_began(self, trace: Trace, reading: Reading) -> None:
+    def agent_began(self, trace: OpenTrace, reading: Reading) -> None:
         """An agent span makes its trace a run at once, so that a run is seen before its first call has settled."""
         if trace.run is None:
             self._implicit(trace, reading)
@@ -67,7 +67,7 @@ class Fold:
             self.runs.saw(reading.scope)
         if entry is None:
             # Begun before we were there: its trace is a run for as long as this span is all we know of it.
-            entry = OpenSpan(Trace(reading.trace_id))
+            entry = OpenSpan(OpenTrace(reading.trace_id))
         self._count(reading, entry)
         run = entry.trace.run
         if run is not None and entry.trace.roots <= 0 and run.ended_at is None and run.ending is None:
@@ -76,7 +76,7 @@ class Fold:
         if entry.may_be_call:
             self.call_ended(entry)
 
-    def root_began(self, trace: Trace, run: RunState | None) -> None:
+    def root_began(self, trace: OpenTrace, run: RunState | None) -> None:
         """A span with nothing above it here began."""
         trace.roots += 1
         if run is not None:
@@ -150,7 +150,7 @@ class Fold:
 
     # How.
 
-    def _implicit(self, trace: Trace, reading: Reading) -> RunState:
+    def _implicit(self, trace: OpenTrace, reading: Reading) -> RunState:
         info = RunInfo(
             format(trace.trace_id, "032x"),
             reading.started_at,

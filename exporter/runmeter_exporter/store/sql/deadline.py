@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Call:
+class UnderWay:
     """One call under way."""
 
     __slots__ = ("_cut", "_held", "_lock", "due", "expired")
@@ -52,15 +52,15 @@ class Deadlines:
         self._cut = cut
         self._clock = clock
         self._condition = threading.Condition()
-        self._calls: set[Call] = set()
+        self._calls: set[UnderWay] = set()
         self._wakes_at: float | None = None
         self._thread: threading.Thread | None = None
         self._stopped = False
 
     @contextmanager
-    def call(self, seconds: float) -> Iterator[Call]:
+    def call(self, seconds: float) -> Iterator[UnderWay]:
         """A call that may take so long."""
-        call = Call(self._clock() + seconds, self._cut)
+        call = UnderWay(self._clock() + seconds, self._cut)
         with self._condition:
             self._calls.add(call)
             if self._thread is None:

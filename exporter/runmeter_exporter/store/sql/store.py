@@ -18,7 +18,7 @@ from runmeter_exporter.store import DEADLINE, RefusedValue, StoreError, StoreMis
 from runmeter_exporter.store.base import BaseRunStore
 from runmeter_exporter.store.rows import Rows
 from runmeter_exporter.store.sql import setup
-from runmeter_exporter.store.sql.deadline import Call, Deadlines, bounded
+from runmeter_exporter.store.sql.deadline import Deadlines, UnderWay, bounded
 from runmeter_exporter.store.sql.dialects import NoTables, dialect_of
 from runmeter_exporter.store.sql.rows import SqlRows
 from runmeter_exporter.store.sql.statements import Statements
@@ -139,7 +139,7 @@ class SqlRunStore(BaseRunStore):
                 self._grants = rows.granted
 
     @contextmanager
-    def _begun(self, call: Call, write: bool) -> Iterator[Connection]:
+    def _begun(self, call: UnderWay, write: bool) -> Iterator[Connection]:
         """A connection in a transaction: committed when the block ends, undone when it raises."""
         self._calls.current = call
         try:
@@ -160,7 +160,7 @@ class SqlRunStore(BaseRunStore):
                 connection.close()
 
     @contextmanager
-    def _translated(self, call: Call) -> Iterator[None]:
+    def _translated(self, call: UnderWay) -> Iterator[None]:
         try:
             yield
         except NoTables:
@@ -172,7 +172,7 @@ class SqlRunStore(BaseRunStore):
         except (SQLAlchemyError, TimeoutError, OverflowError, UnicodeError) as error:
             raise self._meaning(error, call) from error
 
-    def _meaning(self, error: Exception, call: Call) -> StoreError:
+    def _meaning(self, error: Exception, call: UnderWay) -> StoreError:
         where = self.url_for_humans
         if call.expired:
             return StoreUnavailable(f"{where} did not answer within {self._deadline:g} s")
@@ -197,7 +197,7 @@ class SqlRunStore(BaseRunStore):
         return StoreError(f"{where}: {said}")
 
     def _connect(self, dialect: Any, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
-        call: Call | None = getattr(self._calls, "current", None)
+        call: UnderWay | None = getattr(self._calls, "current", None)
         seconds = self._deadline if call is None else max(call.due - time.monotonic(), 0.001)
         return bounded(
             lambda: dialect.loaded_dbapi.connect(*arguments, **parameters), seconds, lambda late: late.close()
