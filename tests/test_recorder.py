@@ -17,7 +17,7 @@ from recording import NOON, FlakyStore, call, new, run_info, unpriced
 
 from runmeter.spans import Change
 from runmeter.usage import Usage
-from runmeter_exporter.recorder import Recorder, open_recorder, without_password
+from runmeter_exporter.recorder import Recorder, open_recorder
 from runmeter_exporter.recorder import link as link_module
 from runmeter_exporter.recorder import writer as writer_module
 from runmeter_exporter.recorder.core import RecorderCore
@@ -737,24 +737,6 @@ def test_memory_of_an_active_run_is_bounded_and_flat_in_calls(store):
 
 
 # Opening
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        (
-            "postgresql+psycopg://user:secret@db:5432/x?sslmode=require",
-            "postgresql+psycopg://user:***@db:5432/x?sslmode=require",
-        ),
-        ("postgresql://user:p@ss@db/x", "postgresql://user:***@db/x"),
-        ("postgresql://db/x?user=u&password=secret&a=b", "postgresql://db/x?user=u&password=***&a=b"),
-        ("sqlite:////var/lib/x@y:z.db", "sqlite:////var/lib/x@y:z.db"),
-        ("postgresql://user@db/x", "postgresql://user@db/x"),
-    ],
-)
-def test_urls_are_shown_without_passwords(url, shown):
-    """A password is in neither logs nor messages."""
-    assert without_password(url) == shown
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import os
-import re
 import secrets
 import sys
 import time
@@ -29,6 +28,7 @@ from runmeter_exporter.recorder.rehearsal import rehearse
 from runmeter_exporter.recorder.totals import Ending
 from runmeter_exporter.recorder.writer import Writer
 from runmeter_exporter.store import DEADLINE, RunStore, default_url, open_store
+from runmeter_exporter.store.urls import shown
 
 LEAVE_WITHIN = 2.0
 """Seconds that leaving waits for the store."""
@@ -213,14 +213,8 @@ def open_recorder(database_url: str | None, *, throttle: float, resource: Mappin
         lambda: open_store(url, pool_size=1),
         throttle=throttle,
         service=str(service) if service else None,
-        url_for_humans=without_password(url),
+        url_for_humans=shown(url),
     )
     recorder.start()
     atexit.register(forking.leave, recorder)
     return recorder
-
-
-def without_password(url: str) -> str:
-    """A database URL as it may be shown; SQLAlchemy's own way would import SQLAlchemy in the agent's thread."""
-    url = re.sub(r"^([^:/]+://[^:/@]*):.*@", r"\1:***@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", url)

@@ -243,7 +243,9 @@ def default_url() -> str:
             f"{who} has no home directory for a store (no entry among the system's users, and HOME is not "
             "set); set RUNMETER_DATABASE_URL, as to sqlite:////var/lib/runmeter/runmeter.db, or HOME or XDG_STATE_HOME"
         ) from None
-    return f"sqlite:///{base / 'runmeter' / 'runmeter.db'}"
+    from runmeter_exporter.store.urls import sqlite_url  # it needs this module's errors
+
+    return sqlite_url(base / "runmeter" / "runmeter.db")
 
 
 def open_store(
@@ -256,7 +258,7 @@ def open_store(
     create: bool | None = None,
     clock: Callable[[], int] = time.time_ns,
 ) -> RunStore:
-    """The store at a SQLAlchemy URL, at `RUNMETER_DATABASE_URL`, or in the user's state directory.
+    """The store at a database URL, at `RUNMETER_DATABASE_URL`, or in the user's state directory.
 
     `sqlite:///FILE`, `postgresql://…` or `memory://`. Nothing is opened before the first call, so an absent database
     is no error here. `deadline`: seconds for one call. `pool_size`: connections held at most. `label_limit`: values a

@@ -31,12 +31,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from runmeter_exporter.store import StoreError, StoreUnavailable
 from runmeter_exporter.store.sql.turn import begin_to_write
+from runmeter_exporter.store.urls import PREPARE_UNSAID, PostgresPlace, postgres_place, scheme_of, sqlite_path
 
 
 class NoTables(Exception):
@@ -46,7 +47,6 @@ class NoTables(Exception):
 class Dialect(Protocol):
     """What differs between databases."""
 
-    url: URL
     locks_rows: bool
     """Rows are locked one by one, so that a row must exist to be locked; else the whole database is, by beginning."""
 
@@ -86,10 +86,8 @@ class SqliteDialect:
 
     locks_rows = False
 
-    def __init__(self, url: URL, durable: bool) -> None:
-        if not url.database or url.database == ":memory:":
-            raise StoreError("SQLite in memory is another database for each connection; use memory:// or a file")
-        self.url = url
+    def __init__(self, path: str, durable: bool) -> None:
+        self._path = path
         self._durable = durable
 
     def engine(self, deadline: float, pool_size: int, creates: Callable[[], bool]) -> Engine:
@@ -99,7 +97,7 @@ class SqliteDialect:
         self._patience = deadline * 0.9
         arguments = {"timeout": self._patience, "isolation_level": None, "check_same_thread": False}
         engine = create_engine(
-            self.url,
+            URL.create("sqlite+pysqlite", database=self._path),
             poolclass=QueuePool,
             pool_size=pool_size,
             max_overflow=0,
@@ -112,7 +110,7 @@ class SqliteDialect:
         return engine
 
     def _make_file(self, *_: Any) -> None:
-        path = Path(self.url.database or "")
+        path = Path(self._path)
         try:
             if not path.exists():
                 if not self._creates():
@@ -202,19 +200,29 @@ class PostgresDialect:
 
     locks_rows = True
 
-    def __init__(self, url: URL) -> None:
-        self.url = url
+    def __init__(self, place: PostgresPlace) -> None:
+        self._place = place
 
     def engine(self, deadline: float, pool_size: int, creates: Callable[[], bool]) -> Engine:
         """See Dialect."""
+        keywords = self._place.keywords
+        hosts = str(keywords.get("host", "")).count(",") + 1
+        arguments: dict[str, Any] = {
+            # For each host: one that is away shall leave time for the next. libpq knows nothing below 2 s.
+            "connect_timeout": max(2, round(deadline / hosts)),
+            "application_name": "runmeter",
+            **keywords,
+        }
+        if self._place.prepare_threshold != PREPARE_UNSAID:
+            arguments["prepare_threshold"] = self._place.prepare_threshold
         # Positional parameters, so that hot statements go to the driver as plain tuples.
         return create_engine(
-            self.url,
+            URL.create("postgresql+psycopg"),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=deadline,
             paramstyle="format",
-            connect_args={"connect_timeout": max(2, round(deadline)), "application_name": "runmeter"},
+            connect_args=arguments,
         )
 
     def insert(self, table: Any) -> Any:
@@ -263,22 +271,18 @@ def _object(column: ColumnElement[str]) -> ColumnElement[str]:
 
 
 def dialect_of(url: str, *, durable: bool = False) -> Dialect:
-    """The dialect for a SQLAlchemy URL; StoreError for one that we do not speak, ImportError for a missing driver."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise StoreError(
-            "the database URL is none; write sqlite:///FILE, postgresql://USER@HOST/NAME or memory://"
-        ) from None
-    name, _, driver = parsed.drivername.partition("+")
-    if name == "sqlite" and driver in ("", "pysqlite"):
-        return SqliteDialect(parsed, durable)
-    if name in ("postgresql", "postgres") and driver in ("", "psycopg"):
+    """The dialect for a database URL; StoreError for one that we do not speak, ImportError for a missing driver."""
+    kind, driver = scheme_of(url)
+    if kind == "sqlite" and driver in ("", "pysqlite"):
+        return SqliteDialect(sqlite_path(url), durable)
+    if kind in ("postgresql", "postgres") and driver in ("", "psycopg"):
         try:
-            import psycopg  # noqa: F401
+            import psycopg
         except ImportError as missing:
             raise ImportError('PostgreSQL needs psycopg: pip install "runmeter[postgres]"') from missing
-        return PostgresDialect(parsed.set(drivername="postgresql+psycopg"))
+        # What libpq itself knows, but for what would make of a connection another thing.
+        known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} - {"replication"}
+        return PostgresDialect(postgres_place(url, known))
     raise StoreError(
-        f"{parsed.drivername} is not supported; use sqlite:///FILE, postgresql://USER@HOST/NAME or memory://"
+        f"{kind}{'+' if driver else ''}{driver} is not supported; use sqlite:///FILE, postgresql://USER@HOST/NAME or memory://"
     )

@@ -22,6 +22,7 @@ from runmeter_exporter.store.sql.deadline import Deadlines, UnderWay, bounded
 from runmeter_exporter.store.sql.dialects import NoTables, dialect_of
 from runmeter_exporter.store.sql.rows import SqlRows
 from runmeter_exporter.store.sql.statements import Statements
+from runmeter_exporter.store.urls import shown
 from runmeter_exporter.store.verify import verify
 from runmeter_exporter.totals.rollup import Grants
 
@@ -50,6 +51,7 @@ class SqlRunStore(BaseRunStore):
     ) -> None:
         super().__init__(**options)
         self._dialect = dialect_of(url, durable=durable)
+        self._shown = shown(url)
         self._deadline = deadline
         self._label_limit = label_limit
         self._create = create
@@ -72,7 +74,7 @@ class SqlRunStore(BaseRunStore):
     @property
     def url_for_humans(self) -> str:
         """See RunStore."""
-        return self._dialect.url.render_as_string(hide_password=True)
+        return self._shown
 
     def forget_grants(self) -> None:
         """Read the granted labels again: somebody emptied the tables under us."""
