@@ -216,7 +216,7 @@ class PostgresDialect:
         if self._place.prepare_threshold != PREPARE_UNSAID:
             arguments["prepare_threshold"] = self._place.prepare_threshold
         # Positional parameters, so that hot statements go to the driver as plain tuples.
-        return create_engine(
+        engine = create_engine(
             URL.create("postgresql+psycopg"),
             pool_size=pool_size,
             max_overflow=0,
@@ -224,6 +224,20 @@ class PostgresDialect:
             paramstyle="format",
             connect_args=arguments,
         )
+        if self._place.prepare_threshold == PREPARE_UNSAID:
+            event.listen(engine, "connect", self._on_connect)
+        return engine
+
+    def _on_connect(self, connection: Any, _: Any) -> None:
+        # A pooler gives each transaction any of its servers, and a statement prepared on one is not there on the next.
+        # It shows by the process at the other end: the one that answers is not the one that the connection began with.
+        connection.autocommit = True  # one round trip instead of three
+        try:
+            behind = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()[0]
+        finally:
+            connection.autocommit = False
+        if behind != connection.info.backend_pid:
+            connection.prepare_threshold = None
 
     def insert(self, table: Any) -> Any:
         """See Dialect."""

@@ -59,7 +59,7 @@ class SqlRunStore(BaseRunStore):
         self._engine = self._dialect.engine(deadline, pool_size, lambda: getattr(self._calls, "creates", False))
         if self._dialect.locks_rows:
             event.listen(self._engine, "do_connect", self._connect)
-        event.listen(self._engine, "connect", self._connected)
+        event.listen(self._engine, "connect", self._connected, insert=True)
         self._statements = Statements(self._engine, self._dialect)
         self._deadlines = Deadlines(self._dialect.cut)
         self._grants: Grants | None = None
