@@ -62,6 +62,8 @@ class Call(NamedTuple):
     """Of a call that failed: the kind of error, `UNNAMED` where nobody names it; None of one that did not."""
     first_chunk: float | None = None
     """Of a streamed call: seconds until its first chunk came, where that is known."""
+    thread_id: str | None = None
+    """The conversation that it is part of, as the topmost span around it that names one says."""
 
 
 class Change(NamedTuple):

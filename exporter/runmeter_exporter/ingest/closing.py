@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from runmeter.runs.shares import shared_run
 from runmeter_exporter.ingest.fold import RunFold, holds
 from runmeter_exporter.ingest.intake import HOUR, Folds, Intake, Key, recorded_for, recorded_runs
 from runmeter_exporter.ingest.sharing import Sharing, calls_in, lock_with_others
@@ -84,7 +85,7 @@ def _close(
 ) -> tuple[list[tuple[RunFold, list[Row]]], list[RunFold]]:
     """(what closed, see `Intake.closing`; folds that are current), in one transaction, so that of two halves of a pair
     that close at once the second finds the first."""
-    tx.lock(run_ids)
+    run_ids = _with_their_wholes(tx, run_ids)
     touched: Folds = {}
     ours = [run_id for run_id in run_ids if _is_ours(tx.runs.get(run_id))]
     for run_id in ours:
@@ -96,6 +97,21 @@ def _close(
     found = intake.closing(tx, touched, left)
     tx.close(run_ids)
     return [found[run_id] for run_id in left if tx.runs[run_id].closed], list(touched.values())
+
+
+def _with_their_wholes(tx: Transaction, run_ids: Sequence[str]) -> list[str]:
+    """These runs, locked, without the shares of runs that are open still and stay so: what is a share's may yet turn
+    out to be the run's own."""
+    wholes = {run_id: whole for run_id in run_ids if (whole := shared_run(run_id)) is not None}
+    tx.lock(sorted({*run_ids, *wholes.values()}))
+    closing = set(run_ids)
+
+    def waits(run_id: str) -> bool:
+        whole = wholes.get(run_id, run_id)
+        stored = tx.runs.get(whole)
+        return whole not in closing and stored is not None and not holds(stored)
+
+    return [run_id for run_id in run_ids if not waits(run_id)]
 
 
 def _is_ours(stored: StoredRun | None) -> bool:

@@ -11,13 +11,14 @@ from typing import NamedTuple
 from runmeter.counting.settler import Settler
 from runmeter.reading.read import Reading
 from runmeter.reading.scopes import Fates, tally
+from runmeter.runs.shares import SHARES, share_id
 from runmeter.sink import TERMINAL
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
 from runmeter_exporter.scopes import RECORDED
-from runmeter_exporter.store.ledger_row import Row, begins, default_run, reading_of
+from runmeter_exporter.store.ledger_row import Row, begins, default_run, implied_trace, reading_of
 from runmeter_exporter.totals.cells import Cells
-from runmeter_exporter.totals.run import RunSnapshot, StoredRun, is_otlp
+from runmeter_exporter.totals.run import CellKey, RunSnapshot, StoredRun, is_otlp
 
 SPAN_LIMIT = 32_768
 """Spans of a run that its fold remembers one by one; see `Settler`."""
@@ -55,10 +56,18 @@ class RunFold:
         """Spans name the run by its id."""
         self.started_at = self.updated_at = 0
         self.end: End | None = None
+        self._divides = implied_trace(run_id) is not None
         self._price = price
         self._fixed: dict[bytes, tuple[int, int]] = {}
         self._priced: list[bytes] = []
-        self._cells: dict[str, Cells] = {}
+        self._cells: dict[tuple[str | None, str], Cells] = {}
+        """By thread (None where the run is nobody's trace, and so has no shares) and source."""
+        self._thread: str | None = None
+        """Of a closed run: its thread. What was counted as the run's own stays that."""
+        self.shared: dict[str, str] = {}
+        """The shares that are stored."""
+        self._heard: dict[str | None, int] = {}
+        """When the last call of each thread ended."""
         self._stamped: dict[Call, list[str]] = {}
         self._recorders: set[str] = set()
 
@@ -75,6 +84,9 @@ class RunFold:
             self.close()
         if self.closed:
             self.settler.take_fates()  # whoever closed it has told them
+        # Rows come in any order, so that a call may have seemed to be of a subagent's own conversation.
+        self._cells = {key: cells for key, cells in self._cells.items() if key[0] is None or cells.used}
+        self.shared = self.shares()
 
     @property
     def closed(self) -> bool:
@@ -84,6 +96,7 @@ class RunFold:
     def close(self) -> None:
         """From now on what belongs to something counted is late."""
         if not self.settler.closed:
+            self._thread = self.thread_id
             self.settler.close()
 
     def fix(self, priced: bytes | None) -> None:
@@ -135,10 +148,11 @@ class RunFold:
             return []
         owner = stored.owner if stored is not None else None
         if owner is None or not is_otlp(owner):
-            mine = next(iter(self._cells), DOOR)
+            mine = next((source for _, source in self._cells), DOOR)
         else:
             mine = owner
-        names = dict.fromkeys([mine, *self._cells, *filter(is_otlp, sources)])
+        own = self._own()
+        names = dict.fromkeys([mine, *own, *filter(is_otlp, sources)])
         settler, end = self.settler, self.end
         # An implicit run is found by its id, which is its trace's.
         root = end if end is not None and self.explicit and end.rank != _REMOTE_ROOT else None
@@ -151,7 +165,7 @@ class RunFold:
                 final=end is not None,
                 status="running" if end is None else end.status,
                 stop_reason=None if end is None else end.stop_reason,
-                thread_id=settler.facts.thread_id,
+                thread_id=self.thread_id,
                 service=settler.facts.service,
                 agent=settler.facts.agent,
                 user_id=settler.facts.user_id,
@@ -161,11 +175,65 @@ class RunFold:
                 started_at=self.started_at or (stored.started_at if stored is not None else 0),
                 updated_at=self.updated_at,
                 ended_at=None if end is None else end.at,
-                usage_by=self._cells[source].usage() if source in self._cells else {},
+                usage_by=own.get(source, {}),
                 set_aside=dict(settler.set_aside) if source == mine else None,
             )
             for source in names
         ]
+
+    @property
+    def thread_id(self) -> str | None:
+        """The conversation that the run is of."""
+        return self._thread if self.closed else self.settler.facts.thread_id
+
+    def shares(self) -> dict[str, str]:
+        """Runs that are shares of this one, and the conversation of each. A function of what is counted: whoever folds
+        the same rows finds the same ones."""
+        used = {thread for (thread, _), cells in self._cells.items() if thread is not None and cells.used}
+        found = sorted((share_id(self.run_id, thread), thread) for thread in used - {self.thread_id})
+        return dict(found[:SHARES])
+
+    def share(self, run_id: str, thread_id: str, stored: StoredRun | None) -> list[RunSnapshot]:
+        """What the store has to know of a share, as `snapshots` says it of the run."""
+        cells = {source: cells for (thread, source), cells in self._cells.items() if thread == thread_id}
+        sources = stored.sources if stored is not None else {}
+        owner = stored.owner if stored is not None else None
+        mine = next(iter(cells)) if owner is None or not is_otlp(owner) else owner
+        end = self.end
+        return [
+            RunSnapshot(
+                run_id=run_id,
+                source=source,
+                revision=sources[source].revision + 1 if source in sources else 1,
+                owns=source == mine and (owner is None or is_otlp(owner)),
+                final=end is not None,
+                status="running" if end is None else end.status,
+                stop_reason=None if end is None else end.stop_reason,
+                thread_id=thread_id,
+                service=self.settler.facts.service,
+                started_at=stored.started_at if stored is not None else self.started_at,
+                updated_at=self._heard.get(thread_id, self.updated_at),
+                ended_at=None if end is None else end.at,
+                usage_by=cells[source].usage() if source in cells else {},
+                set_aside=None,
+            )
+            for source in dict.fromkeys([mine, *cells, *filter(is_otlp, sources)])
+        ]
+
+    def _own(self) -> dict[str, dict[CellKey, Usage]]:
+        """Usage by cell and source, without that of shares."""
+        shared = set(self.shares().values())
+        found: dict[str, dict[CellKey, Usage]] = {}
+        for (thread, source), cells in self._cells.items():
+            if thread in shared:
+                continue
+            held = found.get(source)
+            if held is None:
+                found[source] = cells.usage()
+            else:
+                for key, usage in cells.usage().items():
+                    held[key] = held[key] + usage if key in held else usage
+        return found
 
     def _know(self, reading: Reading) -> None:
         """What the reading says about the run itself."""
@@ -211,9 +279,11 @@ class RunFold:
                 self._count(now, of, 1)
 
     def _count(self, call: Call, source: str, sign: int) -> None:
-        cells = self._cells.get(source)
+        place = (call.thread_id if self._divides else None), source
+        self._heard[place[0]] = max(call.ended_at, self._heard.get(place[0], 0))
+        cells = self._cells.get(place)
         if cells is None:
-            cells = self._cells[source] = Cells(limit=None)  # the merge folds what is too much, whatever the order
+            cells = self._cells[place] = Cells(limit=None)  # the merge folds what is too much, whatever the order
         cells.add(call, self._priced_usage(call), sign)
 
     def _priced_usage(self, call: Call) -> Usage:

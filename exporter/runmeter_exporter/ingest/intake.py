@@ -147,11 +147,25 @@ class Intake:
             stored = tx.runs.get(run_id)
             if run_id in lost and vanishes(fold, stored) and (stored is None or tx.delete_run(run_id)):
                 fold.begun = False
-                continue
-            tx.apply(fold.snapshots(stored))  # what it refuses, of runs pruned long ago, it counts itself
+            else:
+                tx.apply(fold.snapshots(stored))  # what it refuses, of runs pruned long ago, it counts itself
+            self._write_shares(tx, fold)
         for run_id, fold in folds.items():
             fold.stored(tx.runs.get(run_id))
         return list(folds.values())
+
+    def _write_shares(self, tx: Transaction, fold: RunFold) -> None:
+        """All of them, also those that are as they were: a share lives as long as its run."""
+        shares = fold.shares()
+        if not shares and not fold.shared:
+            return
+        tx.lock(sorted({*shares, *fold.shared}))
+        for run_id in fold.shared.keys() - shares.keys():
+            if run_id in tx.runs:
+                tx.delete_run(run_id)
+        for run_id, thread_id in shares.items():
+            tx.apply(fold.share(run_id, thread_id, tx.runs.get(run_id)))
+        fold.shared = shares
 
     def carry(self, tx: Transaction, folds: Folds, moves: Mapping[Key, Move], why: int) -> set[str]:
         """Move spans between locked runs that are not closed, or into closed ones. Returns the runs that lost some."""

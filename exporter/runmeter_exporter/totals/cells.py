@@ -66,6 +66,11 @@ class Cells:
         return {key: Usage(*[max(0, count) for count in counts]) for key, counts in self._counts.items()}
 
     @property
+    def used(self) -> bool:
+        """Anything is counted."""
+        return any(any(counts) for counts in self._counts.values())
+
+    @property
     def tokens(self) -> int:
         """Tokens counted."""
         return sum(max(0, counts[0]) + max(0, counts[1]) for counts in self._counts.values())

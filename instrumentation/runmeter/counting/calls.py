@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from runmeter.counting.tree import Node, ancestors, caller_of
+from runmeter.counting.tree import Node, ancestors, caller_of, thread_of
 from runmeter.reading.operations import CHAT, INVOKE_AGENT, INVOKE_WORKFLOW
 from runmeter.reading.read import Reading
 from runmeter.reading.roles import AGENT, AGGREGATE, WHOLE
@@ -25,16 +25,18 @@ def innermost(reading: Reading) -> tuple[int, int, int, int]:
     return reading.started_at, -reading.ended_at, reading.trace_id, reading.span_id
 
 
-def call_of_one(node: Node, caller: str | None = None) -> Call:
-    """The call that one span speaks of; its caller is looked for where it is not given."""
+def call_of_one(node: Node, around: tuple[str, str | None] | None = None) -> Call:
+    """The call that one span speaks of; `around`: its caller and the thread of what is above it, looked for where they
+    are not given."""
     reading = node.reading
     assert reading is not None
+    caller, thread_id = around or (caller_of(node)[0], thread_of(node))
     return _call(
         reading.usage,
         reading.failed,
         reading.provider,
         reading.model or _model_above(node),
-        caller or caller_of(node)[0],
+        caller,
         reading.cost_nanousd,
         reading.messages,
         reading.retries,
@@ -44,6 +46,7 @@ def call_of_one(node: Node, caller: str | None = None) -> Call:
         _began(reading),
         reading.error,
         reading.first_chunk,
+        thread_id or reading.thread_id,
     )
 
 
@@ -81,6 +84,7 @@ def call_of(nodes: Sequence[Node]) -> Call:
         _began(best),
         best.error or next((reading.error for reading in readings if reading.error), None),
         next((reading.first_chunk for reading in readings if reading.first_chunk is not None), None),
+        next((named for named in map(thread_of, ranked) if named is not None), None),
     )
 
 
@@ -130,6 +134,7 @@ def _call(
     started_at: int,
     error: str | None,
     first_chunk: float | None,
+    thread_id: str | None,
 ) -> Call:
     if messages is None:
         messages = 1
@@ -158,6 +163,7 @@ def _call(
             started_at,
             error,
             first_chunk,
+            thread_id,
         ),
     )
     return call

@@ -43,6 +43,11 @@ class Facts:
         return self._outermost("thread_id")  # type: ignore[return-value]
 
     @property
+    def several_threads(self) -> bool:
+        """Its spans name more than one conversation: those of subagents, or several beside each other."""
+        return len(self._said.get("thread_id", ())) > 1
+
+    @property
     def agent(self) -> str | None:
         """The outermost agent's name."""
         return self._outermost("agent")  # type: ignore[return-value]

@@ -26,6 +26,7 @@ from runmeter.counting.tree import (
     beneath,
     call_above,
     calls_directly_below,
+    thread_of,
 )
 from runmeter.counting.units import Units
 from runmeter.counting.verdict import LATE, FrozenKey, Verdict
@@ -78,6 +79,10 @@ class Settler:
         """The calls counted, by the span they are known by; frozen ones added up by provider, model, caller and day."""
         found: dict[Key | FrozenKey, Call] = dict(self._verdict.frozen.items())
         return found | self._units.counted()
+
+    def remembered(self) -> Iterable[Call]:
+        """The calls counted whose spans are not frozen."""
+        return self._units.counted().values()
 
     @property
     def closed(self) -> bool:
@@ -248,7 +253,7 @@ class Settler:
         node.parent = above
         above.kids.add(node)
         self.facts.learn(reading)
-        return [units.alone(node, reading, above.ordinary[1])]
+        return [units.alone(node, reading, above.ordinary[1:])]
 
     def _alone(self, node: Node, reading: Reading) -> bool:
         """Nothing known can have to do with this call: the common case, kept short."""
@@ -270,7 +275,7 @@ class Settler:
         change = self._units.alone(node, reading)
         above = node.parent
         if above is not None and reading.caller is None and reading.agent is None and change.now is not None:
-            above.ordinary = (self._tree.version, change.now.caller)
+            above.ordinary = (self._tree.version, change.now.caller, thread_of(above))
         return [change]
 
     def _arrived(self, node: Node, opened: Reading | None = None) -> list[Change]:
@@ -426,5 +431,6 @@ def _same_news(opened: Reading, ended: Reading | None) -> bool:
         and ended.agent == opened.agent
         and ended.model == opened.model
         and ended.caller == opened.caller
+        and ended.thread_id == opened.thread_id
         and ended.usage is None
     )

@@ -56,8 +56,9 @@ class Node:
         self.excluded: str | None = None
         self.aside: str | None = None
         """The reason under which it is set aside now."""
-        self.ordinary: tuple[int, str] | None = None
-        """(state of the tree, caller) where a call right below it had to do with nothing else: so has the next one."""
+        self.ordinary: tuple[int, str, str | None] | None = None
+        """(state of the tree, caller, thread) where a call right below it had to do with nothing else: so has the next
+        one."""
 
     @property
     def bits(self) -> int:
@@ -242,6 +243,20 @@ def calls_directly_below(node: Node) -> Iterator[Node]:
         if not following:
             return
         level = following
+
+
+def thread_of(node: Node | None) -> str | None:
+    """The conversation that a span is part of: that of the topmost span around it that names one. What is named below
+    is a subagent's own."""
+    named = None
+    for _ in range(REACH):
+        if node is None:
+            break
+        reading = node.reading
+        if reading is not None and reading.thread_id is not None:
+            named = reading.thread_id
+        node = node.parent
+    return named
 
 
 def caller_of(node: Node) -> tuple[str, int]:

@@ -101,11 +101,11 @@ class Units:
             if group is not None:
                 touched[group] = None
 
-    def alone(self, node: Node, reading: Reading, caller: str | None = None) -> Change:
-        """A call that nothing known has to do with; its caller is looked for where it is not given."""
+    def alone(self, node: Node, reading: Reading, around: tuple[str, str | None] | None = None) -> Change:
+        """A call that nothing known has to do with; `around` as `call_of_one` has it."""
         self.scopes.add(reading.scope)
         self.ids.add(node, reading)
-        call = call_of_one(node, caller)
+        call = call_of_one(node, around)
         node.group = call
         self.verdict.add(call)
         change: Change = _new(Change, (None, call))

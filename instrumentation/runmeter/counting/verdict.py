@@ -24,8 +24,8 @@ LATE: Final = "late"
 
 _DAY: Final = 86_400_000_000_000
 
-FrozenKey = tuple[str, str, str, int]
-"""Provider, model, caller and day (since the epoch) of calls whose spans were forgotten."""
+FrozenKey = tuple[str, str, str, int, str | None]
+"""Provider, model, caller, day (since the epoch) and thread of calls whose spans were forgotten."""
 
 
 class Verdict:
@@ -94,10 +94,10 @@ class Verdict:
         return fates
 
     def freeze(self, calls: Iterable[Call]) -> None:
-        """Add up calls whose spans are forgotten by provider, model, caller and day."""
+        """Add up calls whose spans are forgotten by `FrozenKey`."""
         cells: dict[FrozenKey, list[Call]] = {}
         for call in calls:
-            cells.setdefault((call[0], call[1], call[2], call[5] // _DAY), []).append(call)
+            cells.setdefault((call[0], call[1], call[2], call[5] // _DAY, call.thread_id), []).append(call)
         for key, alike in cells.items():
             held = self.frozen.get(key)
             if held is not None:
@@ -105,7 +105,9 @@ class Verdict:
             usage = Usage(*map(sum, zip(*[call.usage for call in alike], strict=True)))
             costs = [call.reported_cost_nanousd for call in alike if call.reported_cost_nanousd is not None]
             ended_at = max(call.ended_at for call in alike)
-            self.frozen[key] = Call(*key[:3], usage, sum(costs) if costs else None, ended_at)
+            self.frozen[key] = Call(
+                *key[:3], usage, sum(costs) if costs else None, ended_at, thread_id=key[4]
+            )
 
     def anew(self, remembered: Iterable[Node]) -> Verdict:
         """Of the same run, when all that is remembered is told again: what was frozen, and set aside with it, stays."""

@@ -9,6 +9,7 @@ from opentelemetry.context import Context
 
 from runmeter.counting.settler import LIMIT, Settler
 from runmeter.reading.scopes import NEWS_LIMIT, OTHER, SEEN
+from runmeter.runs.shares import Shares
 from runmeter.sink import UNINSTRUMENTED, RunInfo, Sink
 from runmeter.spans import Call, Change
 
@@ -47,6 +48,7 @@ class RunState:
         "open",
         "roots",
         "settler",
+        "shares",
     )
 
     def __init__(self, info: RunInfo, *, explicit: bool, generation: int) -> None:
@@ -71,6 +73,8 @@ class RunState:
         """When it ended, also while it is open once more."""
         self.ending: tuple[str, str | None, int] | None = None
         """How it ended before sinks knew it."""
+        self.shares: Shares | None = None
+        """Of other conversations in its trace, once there are any."""
 
 
 class Runs:
@@ -128,6 +132,7 @@ class Runs:
             self.tell(state, changes)
         else:
             self._fill(state)
+            self._divide_anew(state)
             self._set_aside(state)
             if not state.open:
                 self.tell_fates(state)
@@ -141,13 +146,16 @@ class Runs:
         """Pass on what moved. After the run's end it is a later final, which adds (rule 4)."""
         if state.settler.facts.learned:
             self._fill(state)
-        for sink in self.sinks:
-            sink.settled(state.info, changes)
+        told = self._divided(state, changes)
+        for info, some in told:
+            for sink in self.sinks:
+                sink.settled(info, some)
         if not state.open and state.ended_at is not None:
             self._set_aside(state)
             self.tell_fates(state)
-            for sink in self.sinks:
-                sink.end(state.info, state.ended_at)
+            for info, _ in told:
+                for sink in self.sinks:
+                    sink.end(info, state.ended_at)
 
     def end(self, state: RunState, status: str, stop_reason: str | None, ended_at: int) -> None:
         """End it once; what comes later only adds. A run reopened keeps the status of its first end."""
@@ -161,6 +169,7 @@ class Runs:
         state.open = False
         info = state.info
         self._fill(state)
+        self._divide_anew(state)
         self._set_aside(state)
         if state.ended_at is None:
             info.status = status
@@ -169,8 +178,12 @@ class Runs:
         state.settler.close()
         state.settler.keep(min(self._share, ENDED_FEWEST))
         self.tell_fates(state)
-        for sink in self.sinks:
-            sink.end(info, ended_at)
+        shares = [] if state.shares is None else list(state.shares.infos.values())
+        for share in shares:
+            share.status, share.stop_reason = info.status, info.stop_reason
+        for each in (info, *shares):
+            for sink in self.sinks:
+                sink.end(each, ended_at)
 
     def saw(self, scope: str) -> None:
         """A span of this instrumentation scope ended that speaks of model calls, or should."""
@@ -204,6 +217,26 @@ class Runs:
     def _divide(self) -> None:
         """What each open run may remember; it learns of it with its next span."""
         self._share = max(FEWEST, min(LIMIT, self._remembered // max(1, len(self._open))))
+
+    def _divided(self, state: RunState, changes: Sequence[Change]) -> Sequence[tuple[RunInfo, Sequence[Change]]]:
+        """What of it is the run's own, and what is of other conversations in its trace."""
+        if state.shares is None:
+            if state.explicit or not state.settler.facts.several_threads:
+                return [(state.info, changes)]
+            state.shares = Shares(state.info, self._begin_share)
+        return state.shares.divide(changes, state.settler.remembered)
+
+    def _divide_anew(self, state: RunState) -> None:
+        """The run may be of another conversation than it seemed."""
+        if state.shares is not None or state.settler.facts.several_threads:
+            for info, some in self._divided(state, []):
+                for sink in self.sinks:
+                    if some:
+                        sink.settled(info, some)
+
+    def _begin_share(self, share: RunInfo) -> None:
+        for sink in self.sinks:
+            sink.begin(share)
 
     def _fill(self, state: RunState) -> None:
         """Facts that only the spans know, whichever of them came first; when the run has ended they stay."""
