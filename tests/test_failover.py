@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
-from chaos_kit import Nursery
+from chaos_kit import Nursery, all_runs, reap
 from postgres_pair import a_pair
 from sidecar_process import Sidecar, until
 from test_ingest_kill import Senders
@@ -44,3 +45,46 @@ def _more(senders: Senders, requests: int) -> None:
     with senders.changed:
         enough = senders.acknowledged + requests
         assert senders.changed.wait_for(lambda: senders.acknowledged >= enough, 60)
+
+
+def test_what_a_standby_never_got_is_written_again_or_said_to_be_missing(
+    nursery: Callable[..., Nursery], open_stores: Callable[..., RunStore]
+) -> None:
+    """Replication stalls, the primary goes on confirming, and dies: runs that go on are complete, one that had ended is
+    a lower bound, and so are those that the sidecar had taken spans of; what never was is in no total, and verified."""
+    with a_pair(synchronous=False) as pair, Sidecar(pair.url, "--grace", "1s", "--otlp-idle", "5s") as sidecar:
+        agents = nursery(pair.url, 0.05)
+        senders = Senders(sidecar.otlp_url)
+        try:
+            for name in ("on-0", "on-1", "ended"):
+                agents.start(name)
+            agents.wait(lambda: len(agents.acks) == 3)
+            agents.go_on(200)
+            _more(senders, 50)
+            pair.stop_following()
+            agents.go_on(200)
+            agents.signal("ended", signal.SIGUSR1)
+            agents.wait(lambda: "ended" in agents.ended)
+            _more(senders, 50)
+            pair.fail_over()
+            agents.wait(lambda: all(agents.acks[name] > 500 for name in ("on-0", "on-1")))
+            _more(senders, 50)
+        finally:
+            tokens = senders.finish()
+        agents.finish()
+        store = open_stores(pair.url)
+        until(lambda: all_runs(store)["on-1"]["usage_state"] == "settled", "the runs are settled")
+        reap(store)
+        until(lambda: not store.watch().runs, "everything is closed")
+        runs = all_runs(store)
+        for name in ("on-0", "on-1"):
+            assert (runs[name]["usage_state"], runs[name]["llm_call_count"]) == ("settled", agents.ended[name])
+        assert runs["ended"]["usage_state"] == "lower_bound"
+        assert runs["ended"]["llm_call_count"] <= agents.ended["ended"]
+        usage = store.usage()
+        assert usage["total_input_tokens"] <= tokens + 10 * sum(agents.ended.values())
+        assert usage["lower_bound_runs"] >= 1
+        assert store.scrape().counts["snapshots_dropped", "rewound"] >= 1
+        assert store.verify() == []
+        assert any("behind what it had confirmed" in line for line in sidecar.lines), sidecar.lines
+        assert "behind what it had confirmed" in agents.said()

@@ -36,14 +36,14 @@ DETAILS: dict[str, Callable[[Usage], int]] = {
     "reasoning": lambda usage: usage.reasoning_tokens,
 }
 
-SET_ASIDE = ("aggregate", "late", "no_calls_seen", "no_usage", "recorded", "repeat", "uninstrumented_client")
-"""Reasons shown from the start; see `counting/verdict.py`, `merge.py` for `recorded` and `no_calls_seen`, `sink.py` for
-`uninstrumented_client`."""
+SET_ASIDE = ("aggregate", "late", "no_calls_seen", "no_usage", "recorded", "repeat", "rewound", "uninstrumented_client")
+"""Reasons shown from the start; see `counting/verdict.py`, `merge.py` for `recorded`, `no_calls_seen` and `rewound`
+(runs of a database that forgot some of what it had confirmed), `sink.py` for `uninstrumented_client`."""
 
 REASONS: dict[str, tuple[str, Labels, str]] = {
     "snapshots_dropped": (
         "reason",
-        ("malformed", "memory", "pruned", "rejected", "unreadable"),
+        ("malformed", "memory", "pruned", "rejected", "rewound", "unreadable"),
         "Snapshots of a run's totals that could not be written or stored.",
     ),
     "spans_rejected": (

@@ -6,7 +6,7 @@ absolute and ordered by revision (3), progress never decides (4), and what the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from runmeter.sink import TERMINAL, UNINSTRUMENTED
 from runmeter.usage import ZERO, Usage
@@ -15,6 +15,7 @@ from runmeter_exporter.totals.run import Aside, Cell, CellKey, RunSnapshot, Sour
 
 OTHER = "other"
 NO_CALLS = "no_calls_seen"
+REWOUND = "rewound"
 UNSEEN = (NO_CALLS, UNINSTRUMENTED)
 """Reasons for setting aside that stand for usage which nobody saw."""
 OTHER_CELLS = 16
@@ -79,6 +80,19 @@ def orphan(run: StoredRun, source: str) -> StoredRun:
     _end(run, "orphan", "interrupted", "orphaned", run.updated_at)
     run.usage_state = "lower_bound"
     _settle(run)
+    return run
+
+
+def rewound(run: StoredRun, sources: Collection[str]) -> StoredRun:
+    """The database lost what it had confirmed. Of an open run, spans may be gone that nobody sends again; and what one
+    of `sources`, whose process is here, began may have ended by now: if it has not, its next snapshot says so."""
+    if run.closed:
+        return run
+    if run.owner is not None and run.owner in sources:
+        return orphan(run, run.owner)
+    run = run.copy()
+    run.version += 1
+    run.set_aside = {**run.set_aside, (REWOUND, REWOUND): Aside(1, 0)}
     return run
 
 
@@ -155,8 +169,11 @@ def _known(run: StoredRun) -> str:
 
     Calls that the writer knows were made and nobody reported (it sets them aside as such). Or a trace that is a run,
     though it holds no call: then an agent's span made it one, and an agent that succeeds without a single call is seen
-    by an instrumentation that makes no spans of calls. That is set aside as `no_calls_seen`.
+    by an instrumentation that makes no spans of calls. That is set aside as `no_calls_seen`. Or a database that lost
+    what it had confirmed (`rewound`).
     """
+    if (REWOUND, REWOUND) in run.set_aside:
+        return "lower_bound"
     if any(any(cell.usage) for cell in run.cells.values()):
         return "settled"
     if any(aside.spans and reason in UNSEEN for (_, reason), aside in run.set_aside.items()):

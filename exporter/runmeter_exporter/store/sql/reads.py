@@ -47,6 +47,10 @@ class SqlReads:
         self._grants = grants
         self.granted: Grants | None = None
         """The grants as this transaction leaves them, for the store to keep once it is committed."""
+        self.saved: list[StoredRun] = []
+        self.gone: list[str] = []
+        self.beaten: list[str] = []
+        """Runs and heartbeats that it changes; see `confirmed.py`."""
 
     def _fill(self, found: dict[str, StoredRun]) -> None:
         if found:
@@ -103,6 +107,11 @@ class SqlReads:
         found = {row[0]: stored_run(row) for row in rows}
         put_cells(found, cells)
         return list(found.values())
+
+    def versions(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """The versions of those runs that exist."""
+        wanted = select(runs.c.run_id, runs.c.version).where(self._dialect.among(runs.c.run_id, "ids"))
+        return {row[0]: row[1] for row in self._execute(wanted, ids=run_ids)}
 
     def open_count(self) -> tuple[int, int | None]:
         """See Rows."""

@@ -89,6 +89,7 @@ class SqlRows(SqlReads):
         known: list[tuple[Any, ...]] = []
         progress, whole, usage, gone = [], [], [], []
         made = self._dialect.locks_rows
+        self.saved += [run for _, run in changes]
         for was, run in changes:
             if was is None:
                 (known if made else new).append(run_record(run))
@@ -119,6 +120,7 @@ class SqlRows(SqlReads):
 
     def discard(self, run_ids: Sequence[str]) -> None:
         """See Rows."""
+        self.gone += run_ids
         ids = {"ids": self._dialect.list(run_ids)}
         self._connection.execute(self._statements.runs_deleted, ids)
         self._connection.execute(self._statements.cells_deleted, ids)
@@ -213,10 +215,9 @@ class SqlRows(SqlReads):
 
     def save_sources(self, rows: Iterable[SourceRow]) -> None:
         """See Rows."""
-        self._statements.source_upsert.many(
-            self._connection,
-            sorted((row.source, row.service, row.beat, json.dumps(row.counts), row.updated_at) for row in rows),
-        )
+        records = sorted((row.source, row.service, row.beat, json.dumps(row.counts), row.updated_at) for row in rows)
+        self.beaten += [record[0] for record in records]
+        self._statements.source_upsert.many(self._connection, records)
 
     def forget_sources(self, older_than: int) -> None:
         """See Rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -18,13 +19,17 @@ from runmeter_exporter.store import DEADLINE, RefusedValue, StoreError, StoreMis
 from runmeter_exporter.store.base import BaseRunStore
 from runmeter_exporter.store.rows import Rows
 from runmeter_exporter.store.sql import setup
+from runmeter_exporter.store.sql.confirmed import Confirmed
 from runmeter_exporter.store.sql.deadline import Deadlines, UnderWay, bounded
 from runmeter_exporter.store.sql.dialects import NoTables, dialect_of
 from runmeter_exporter.store.sql.rows import SqlRows
 from runmeter_exporter.store.sql.statements import Statements
 from runmeter_exporter.store.urls import shown
 from runmeter_exporter.store.verify import verify
+from runmeter_exporter.totals import merge
 from runmeter_exporter.totals.rollup import Grants
+
+_log = logging.getLogger("runmeter")
 
 T = TypeVar("T")
 
@@ -63,6 +68,7 @@ class SqlRunStore(BaseRunStore):
         self._statements = Statements(self._engine, self._dialect)
         self._deadlines = Deadlines(self._dialect.cut)
         self._grants: Grants | None = None
+        self._confirmed = Confirmed()
         self._ready = False
         self._pid = os.getpid()
 
@@ -136,9 +142,12 @@ class SqlRunStore(BaseRunStore):
             rows = None
             with self._translated(call), self._begun(call, write) as connection:
                 rows = SqlRows(connection, self._dialect, self._statements, self._grants)
+                if write and self._confirmed.due and self._confirmed.lost(rows):
+                    raise Rewound
                 yield rows
             if rows.granted is not None:
                 self._grants = rows.granted
+            self._confirmed.remember(rows)
 
     @contextmanager
     def _begun(self, call: UnderWay, write: bool) -> Iterator[Connection]:
@@ -165,6 +174,14 @@ class SqlRunStore(BaseRunStore):
     def _translated(self, call: UnderWay) -> Iterator[None]:
         try:
             yield
+        except Rewound:
+            behind = (
+                f"{self.url_for_humans} is behind what it had confirmed: a standby took over that had not everything, "
+                "or a copy. What is still in memory is written again; runs that may lack something are lower bounds"
+            )
+            self._rewound()
+            _log.warning("runmeter: %s", behind)  # callers speak of outages when they begin, and this is amid one
+            raise StoreUnavailable(behind) from None
         except NoTables:
             raise StoreMissing(
                 f"there is no store at {self.url_for_humans}: nothing was written there yet, or the place is mistyped. "
@@ -198,6 +215,17 @@ class SqlRunStore(BaseRunStore):
             return RefusedValue(f"{where} refused a value: {said}")
         return StoreError(f"{where}: {said}")
 
+    def _rewound(self) -> None:
+        self._grants = None
+        with self._confirmed.known_to_be_lost() as sources:
+            with self._reading() as rows:
+                open_runs = rows.open_headers()
+            self._change(
+                [run.run_id for run in open_runs if run.has_otlp or run.owner in sources],
+                lambda run: merge.rewound(run, sources),
+            )
+            self._count("snapshots_dropped", "rewound")
+
     def _connect(self, dialect: Any, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
         call: UnderWay | None = getattr(self._calls, "current", None)
         seconds = self._deadline if call is None else max(call.due - time.monotonic(), 0.001)
@@ -206,6 +234,7 @@ class SqlRunStore(BaseRunStore):
         )
 
     def _connected(self, connection: Any, _record: Any) -> None:
+        self._confirmed.connected()
         call = getattr(self._calls, "current", None)
         if call is not None:
             # What SQLAlchemy asks of a new connection is part of the call too.
@@ -218,6 +247,10 @@ class SqlRunStore(BaseRunStore):
             self._engine.dispose(close=False)
             self._deadlines = Deadlines(self._dialect.cut)
             self._calls = threading.local()
+
+
+class Rewound(Exception):
+    """The database is behind what it had confirmed."""
 
 
 class Again(StoreUnavailable):
