@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
 from runmeter_exporter.store import StoreError
 
-_FORMS = "sqlite:///FILE, postgresql://USER@HOST/NAME or memory://"
+FORMS = "sqlite:///FILE, postgresql://USER@HOST/NAME or memory://"
 _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 _ESCAPED = {"%25": "%", "%3F": "?", "%23": "#"}
 """What a SQLite URL escapes; anything else in it means itself."""
@@ -49,7 +49,7 @@ def scheme_of(url: str) -> tuple[str, str]:
     scheme, there, _ = url.partition("://")
     kind, _, driver = scheme.partition("+")
     if not there or not re.fullmatch(r"\w+", kind):
-        raise StoreError(f"the database URL is none; write {_FORMS}")
+        raise StoreError(f"the database URL is none; write {FORMS}")
     return kind, driver
 
 
@@ -65,7 +65,7 @@ def sqlite_path(url: str) -> str:
     if not rest.startswith("/"):
         raise StoreError(
             "a SQLite URL has three slashes before a relative file name and four before an absolute one; "
-            f"write {_FORMS}"
+            f"write {FORMS}"
         )
     name, asked, parameters = rest[1:].partition("?")
     if asked:

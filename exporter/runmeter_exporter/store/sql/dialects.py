@@ -37,7 +37,7 @@ from sqlalchemy.pool import QueuePool
 
 from runmeter_exporter.store import StoreError, StoreUnavailable
 from runmeter_exporter.store.sql.turn import begin_to_write
-from runmeter_exporter.store.urls import PREPARE_UNSAID, PostgresPlace, postgres_place, scheme_of, sqlite_path
+from runmeter_exporter.store.urls import FORMS, PREPARE_UNSAID, PostgresPlace, postgres_place, scheme_of, sqlite_path
 
 
 class NoTables(Exception):
@@ -213,24 +213,21 @@ class PostgresDialect:
             "application_name": "runmeter",
             **keywords,
         }
-        if self._place.prepare_threshold != PREPARE_UNSAID:
+        unsaid = self._place.prepare_threshold == PREPARE_UNSAID
+        if not unsaid:
             arguments["prepare_threshold"] = self._place.prepare_threshold
         # Positional parameters, so that hot statements go to the driver as plain tuples.
         engine = create_engine(
-            URL.create("postgresql+psycopg"),
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=deadline,
-            paramstyle="format",
-            connect_args=arguments,
-        )
-        if self._place.prepare_threshold == PREPARE_UNSAID:
+            URL.create("postgresql+psycopg"), pool_size=pool_size, max_overflow=0, pool_timeout=deadline,
+            paramstyle="format", connect_args=arguments,
+        )  # fmt: skip
+        if unsaid:
             event.listen(engine, "connect", self._on_connect)
         return engine
 
     def _on_connect(self, connection: Any, _: Any) -> None:
-        # A pooler gives each transaction any of its servers, and a statement prepared on one is not there on the next.
-        # It shows by the process at the other end: the one that answers is not the one that the connection began with.
+        # A pooler gives each transaction any of its servers: what was prepared on one is not there on the next. It shows
+        # by the process that answers, which is not the one that the connection began with.
         connection.autocommit = True  # one round trip instead of three
         try:
             behind = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()[0]
@@ -266,6 +263,8 @@ class PostgresDialect:
 
     def begin(self, connection: Connection, *, write: bool) -> None:
         """See Dialect."""
+        # Who writes locks its rows and needs no more; where another level is the default (CockroachDB), it would fail
+        # writers that only met. Who reads sees one moment.
         connection.execution_options(isolation_level="READ COMMITTED" if write else "REPEATABLE READ").begin()
 
     def cut(self, connection: Any) -> None:
@@ -297,6 +296,4 @@ def dialect_of(url: str, *, durable: bool = False) -> Dialect:
         # What libpq itself knows, but for what would make of a connection another thing.
         known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} - {"replication"}
         return PostgresDialect(postgres_place(url, known))
-    raise StoreError(
-        f"{kind}{'+' if driver else ''}{driver} is not supported; use sqlite:///FILE, postgresql://USER@HOST/NAME or memory://"
-    )
+    raise StoreError(f"{kind}{'+' if driver else ''}{driver} is not supported; use {FORMS}")

@@ -67,6 +67,7 @@ event.listen(runs, "after_create", DDL("CREATE INDEX runs_trace ON runs (trace_i
 
 _COLUMNS = "trace_id, span_id, parent_id, run_id, why, late, seen, reading, twin, twin_too, ended_at, priced"
 _ANCESTRY = "trace_id, span_id, parent_id, run_id, why, late, seen, NULL, NULL, NULL, ended_at"
+# No conflict target: any will do, and none is a partial index, which not every engine infers.
 _INSERT = f"INSERT INTO spans ({_COLUMNS}) VALUES ({{}}) ON CONFLICT DO NOTHING"
 _OF_TRACES = text(f"SELECT {_ANCESTRY} FROM spans WHERE trace_id IN :ids").bindparams(bindparam("ids", expanding=True))
 _OF_RUNS = text(f"SELECT {_COLUMNS} FROM spans WHERE run_id IN :ids").bindparams(bindparam("ids", expanding=True))

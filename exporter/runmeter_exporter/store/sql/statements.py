@@ -99,6 +99,8 @@ class Statements:
             delete(run_usage).where(run_usage.c.run_id == bindparam("run_id_"), run_usage.c.cell == bindparam("cell_")),
             ("run_id_", "cell_"),
         )
+        # Conflicts are those of primary keys, and the one partial index here goes by a column of the key, which DO UPDATE
+        # leaves alone: YugabyteDB had indexes go wrong where an upsert takes a row into a partial one, or out of it.
         upsert = dialect.insert(rollup)
         excluded = upsert.excluded
         self.rollup_add = make(
@@ -139,6 +141,8 @@ class Statements:
         return Statement(self._engine, statement, names)
 
     def _reading(self, dialect: Dialect) -> None:
+        # A list under FOR UPDATE, in the order of the key. CockroachDB and YugabyteDB take it, each key where it lives,
+        # and who meets in a circle is told so and tries again; to lock one by one costs five times the CPU.
         lock: Any = select(runs).where(dialect.among(runs.c.run_id, "ids"))
         lock = lock.order_by(runs.c.run_id).with_for_update() if dialect.locks_rows else lock
         self.runs_locked = self._make(lock, ("ids",))
