@@ -226,8 +226,8 @@ class PostgresDialect:
         return engine
 
     def _on_connect(self, connection: Any, _: Any) -> None:
-        # A pooler gives each transaction any of its servers: what was prepared on one is not there on the next. It shows
-        # by the process that answers, which is not the one that the connection began with.
+        # A pooler gives each transaction any of its servers: what was prepared on one is not there on the next. It is
+        # seen by the process that answers, which is not the one that the connection began with.
         connection.autocommit = True  # one round trip instead of three
         try:
             behind = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()[0]

@@ -99,8 +99,8 @@ class Statements:
             delete(run_usage).where(run_usage.c.run_id == bindparam("run_id_"), run_usage.c.cell == bindparam("cell_")),
             ("run_id_", "cell_"),
         )
-        # Conflicts are those of primary keys, and the one partial index here goes by a column of the key, which DO UPDATE
-        # leaves alone: YugabyteDB had indexes go wrong where an upsert takes a row into a partial one, or out of it.
+        # Conflicts are those of primary keys, and the one partial index here goes by a column of the key, so no upsert
+        # takes a row into it or out of it: there YugabyteDB had indexes go wrong.
         upsert = dialect.insert(rollup)
         excluded = upsert.excluded
         self.rollup_add = make(
