@@ -105,6 +105,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
     task_class = Task
     error_task_class = Refused
     request: Any  # being read, or None
+    requests: list[Any]  # read, and waiting for their turn
 
     def __init__(self, server: Listener, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
         self.began = self.moved = server.clock()
@@ -126,6 +127,14 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         return super().received(data)
 
     def service(self) -> None:
+        if self._has_left():
+            with self.requests_lock:
+                for request in self.requests:
+                    request.close()
+                self.requests = []
+            self.will_close = True
+            self.server.pull_trigger()
+            return
         super().service()
         self.moved = self.server.clock()
 
@@ -179,6 +188,20 @@ class Connection(HTTPChannel):  # type: ignore[misc]
                 self._time_out()
         elif still > idle and not self._waits_for_us():
             self.will_close = True
+
+    def _has_left(self) -> bool:
+        """Whether who sent something has closed the connection while it waited for its turn: it sends it again, so what
+        is done for it now is done twice. A question that is only asked is answered, since its asker may have closed
+        nothing but his own half."""
+        requests = self.requests
+        if not requests or requests[0].error or getattr(requests[0], "command", "") != "POST":
+            return False
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def _waits_for_us(self) -> bool:
         """Whether bytes have come that we have not read: then it is we who are late, not the client. Closing now would

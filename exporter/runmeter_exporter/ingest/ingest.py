@@ -1,7 +1,7 @@
 """Door 2: OTLP/HTTP requests in, answers out. An answer of 200 means that what was taken is durable.
 
 The threads of the HTTP server read requests into readings and wait; one writer thread makes what waits durable, all of
-it in one transaction (group commit). The queue between them is bounded: beyond it the answer is 429.
+it in one transaction (group commit). What waits is bounded, by the time it will take: beyond it the answer is 429.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from runmeter.spans import Call
 from runmeter.usage import Usage
 from runmeter_exporter import scopes
 from runmeter_exporter.ingest import otlp
+from runmeter_exporter.ingest.admission import Admission, Busy
 from runmeter_exporter.ingest.closing import close_runs, expire
 from runmeter_exporter.ingest.intake import Intake
 from runmeter_exporter.ingest.otlp import OtlpError
@@ -48,10 +49,6 @@ _IGNORED = {
 }
 
 logger = logging.getLogger("runmeter.ingest")
-
-
-class Busy(Exception):
-    """More waits to become durable than may; nothing of this request was taken. Try again in a moment."""
 
 
 class _Request:
@@ -93,6 +90,7 @@ class Ingest:
         self._now = now
         self._clock = clock
         self._pause = pause
+        self._admission = Admission(clock)
         self._waiting: deque[_Request] = deque()
         self._spans = 0
         self._stopping = False
@@ -129,13 +127,16 @@ class Ingest:
             if path in _IGNORED:
                 self._count("ingest_ignored", path.rpartition("/")[2])
                 return 200, headers, otlp.success(path, media_type, 0, _IGNORED[path])
-            decoded = otlp.decode(body, content_type, content_encoding)
-            rejected = Counter(decoded.rejected)
-            rejected["content"] = self.submit([reading_of(span) for span in decoded.spans])
+            data = otlp.weighed(body, content_type, content_encoding)
+            with self._admission.enter(len(data)):
+                decoded = otlp.parse(data, content_type)
+                rejected = Counter(decoded.rejected)
+                rejected["content"] = self.submit([reading_of(span) for span in decoded.spans])
         except OtlpError as error:
             return self._failure(error.status, media_type, str(error))
         except Busy as error:
-            return self._failure(429, media_type, str(error))
+            status, headers, answer = self._failure(429, media_type, str(error))
+            return status, {**headers, "Retry-After": str(error.seconds)}, answer
         except StoreError as error:
             return self._failure(503, media_type, str(error))
         rejected = +rejected
@@ -171,6 +172,10 @@ class Ingest:
             self._spans += len(readings)
             self._changed.notify_all()
         if not request.done.wait(self._wait):
+            with self._changed:
+                if request in self._waiting:  # else it would be in line twice when it comes again
+                    self._waiting.remove(request)
+                    self._spans -= len(readings)
             raise StoreUnavailable(f"not stored within {self._wait:g} s; try again")
         if request.error is not None:
             raise request.error

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
+from contextlib import nullcontext
 
 import msgspec
 from google.protobuf.message import DecodeError
 
 from runmeter_exporter.ingest.otlp.json import from_json
 from runmeter_exporter.ingest.otlp.protobuf import Answer, RpcStatus, from_protobuf
+from runmeter_exporter.ingest.otlp.size import JSON_THINGS, SMALL, THINGS, things_in_json, things_in_protobuf
 from runmeter_exporter.ingest.otlp.values import EARLIEST, LATEST, Decoded
 
 __all__ = [
@@ -22,7 +25,9 @@ __all__ = [
     "decode",
     "failure",
     "inflate",
+    "parse",
     "success",
+    "weighed",
 ]
 
 BODY_LIMIT = 20 * 2**20
@@ -30,6 +35,9 @@ BODY_LIMIT = 20 * 2**20
 INFLATED_LIMIT = 4 * BODY_LIMIT
 """Bytes of a body after gzip or deflate; spans seldom shrink by less than that, bombs by a thousand."""
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
+_LARGE = threading.Lock()
+_BECOMES_LARGE = 16 * 2**10
+"""Bytes of a body that gzip may have made of 16 MB."""
 _MEMBERS = 64
 """gzip members of one body; more is somebody playing."""
 
@@ -49,11 +57,29 @@ def decode(body: bytes, content_type: str | None, content_encoding: str | None) 
     415 (content type or encoding that we do not read).
     """
     answers_in(content_type)  # 415 before any work
-    data = inflate(body, content_encoding)
+    return parse(weighed(body, content_type, content_encoding), content_type)
+
+
+def weighed(body: bytes, content_type: str | None, content_encoding: str | None) -> bytes:
+    """The body without its content encoding, if it is none that would become too much. Raises OtlpError 413."""
+    # One at a time where it may become large: beside these bytes only what was let in is held.
+    with _LARGE if len(body) > _BECOMES_LARGE else nullcontext():
+        data = inflate(body, content_encoding)
+        if len(data) > SMALL:
+            as_json = _media_type(content_type) == JSON
+            limit = JSON_THINGS if as_json else THINGS
+            if (things_in_json(data) if as_json else things_in_protobuf(data)) > limit:
+                raise OtlpError(
+                    413, f"more than {limit} spans, attributes and values in one request of {len(data)} bytes; "
+                    "send smaller batches (OTEL_BSP_MAX_EXPORT_BATCH_SIZE)"
+                )  # fmt: skip
+        return data
+
+
+def parse(data: bytes, content_type: str | None) -> Decoded:
+    """The spans in a body without its content encoding. Raises OtlpError 400."""
     try:
-        if _media_type(content_type) == JSON:
-            return from_json(data)
-        return from_protobuf(data)
+        return from_json(data) if _media_type(content_type) == JSON else from_protobuf(data)
     except RecursionError:
         raise OtlpError(400, "attributes are nested too deeply to be an ExportTraceServiceRequest") from None
     except DecodeError as error:
