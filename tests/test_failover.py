@@ -9,10 +9,12 @@ import pytest
 from chaos_kit import Nursery, all_runs, reap
 from postgres_pair import a_pair
 from sidecar_process import Sidecar, until
+from test_chaos_stores import Postgres, postgres
 from test_ingest_kill import Senders
 
 from runmeter_exporter.store import RunStore
 
+__all__ = ["postgres"]
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(200)]
 
 
@@ -39,6 +41,24 @@ def test_what_a_synchronous_standby_has_is_everything(
         until(lambda: store.usage()["total_input_tokens"] >= tokens + 10 * calls, "everything is settled")
         assert (store.usage()["total_input_tokens"], store.usage()["lower_bound_runs"]) == (tokens + 10 * calls, 0)
         assert store.verify() == []
+
+
+def test_a_server_that_did_not_wait_for_its_disk(
+    postgres: Postgres, nursery: Callable[..., Nursery], open_stores: Callable[..., RunStore]
+) -> None:
+    """With `synchronous_commit=off` a server that is killed forgets its last commits; agents write them again."""
+    url = f"{postgres.url}&options=-c%20synchronous_commit%3Doff"
+    agents = nursery(url, 0.05)
+    for number in range(3):
+        agents.start(f"run-{number}")
+    until(lambda: len(open_stores(url).runs()["runs"]) == 3, "the runs are stored")
+    agents.go_on()
+    with postgres.killed():
+        agents.go_on()
+    calls = agents.finish()
+    usage = open_stores(url).usage()
+    assert (usage["llm_call_count"], usage["lower_bound_runs"], usage["total_runs"]) == (calls, 0, 3)
+    assert open_stores(url).verify() == []
 
 
 def _more(senders: Senders, requests: int) -> None:
