@@ -236,6 +236,35 @@ def test_a_locked_file_is_unavailable_not_for_ever(sqlite_url: str, open_stores:
     assert store.write([snap(revision=2, tokens=2)]).applied == 1
 
 
+@pytest.mark.parametrize("gone", ["deleted", "replaced", "replaced by a copy"])
+def test_a_file_that_was_deleted_or_replaced_is_not_written_to(
+    gone: str, sqlite_url: str, open_stores: Callable[..., SqlRunStore], tmp_path: Path
+) -> None:
+    """Its old self would go on working until the process ends, and all that was acknowledged would be gone with it.
+    Idle or not, nothing is made in its place, and when it is back all goes on."""
+    store = open_stores(sqlite_url)
+    store.write([snap("r", 1, 3)])
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    aside = tmp_path / "aside.db"
+    path.rename(aside)
+    if gone == "replaced":
+        path.touch()
+    elif gone == "replaced by a copy":
+        path.write_bytes(aside.read_bytes())
+    there = path.read_bytes() if path.exists() else None
+    for idle in (False, True):
+        if idle:
+            store.release()
+        with pytest.raises(StoreUnavailable, match="deleted or moved" if gone == "deleted" else "was replaced: device"):
+            store.write([snap("r", 2, 5)])
+        with pytest.raises(StoreUnavailable, match="until that file is back, or this process is restarted"):
+            store.runs(limit=1)
+    assert (path.read_bytes() if path.exists() else None) == there
+    aside.rename(path)
+    store.write([snap("r", 2, 5)])
+    assert store.usage(include_active=True)["total_input_tokens"] == 5
+
+
 def test_a_database_that_cannot_be_reached_is_unavailable(tmp_path: Path) -> None:
     """No server, or a directory in place of the file: StoreUnavailable, which names the store and no password."""
     nowhere = open_store(f"postgresql://user:secret@/x?host={tmp_path}", deadline=2)

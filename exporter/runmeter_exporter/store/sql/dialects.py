@@ -36,6 +36,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from runmeter_exporter.store import StoreError, StoreUnavailable
+from runmeter_exporter.store.sql.same_file import SameFile
 from runmeter_exporter.store.sql.turn import begin_to_write
 from runmeter_exporter.store.urls import FORMS, PREPARE_UNSAID, PostgresPlace, postgres_place, scheme_of, sqlite_path
 
@@ -89,6 +90,7 @@ class SqliteDialect:
     def __init__(self, path: str, durable: bool) -> None:
         self._path = path
         self._durable = durable
+        self._file = SameFile(path)
 
     def engine(self, deadline: float, pool_size: int, creates: Callable[[], bool]) -> Engine:
         """See Dialect."""
@@ -111,6 +113,7 @@ class SqliteDialect:
 
     def _make_file(self, *_: Any) -> None:
         path = Path(self._path)
+        self._file.check()
         try:
             if not path.exists():
                 if not self._creates():
@@ -126,6 +129,7 @@ class SqliteDialect:
             ) from error
 
     def _on_connect(self, connection: Any, _: Any) -> None:
+        self._file.opened()
         cursor = connection.cursor()
         for _attempt in range(100):
             # Changing the mode does not wait for a lock as other statements do.
@@ -176,6 +180,7 @@ class SqliteDialect:
         connection.execution_options(runmeter_writes=write).begin()
 
     def _on_begin(self, connection: Connection) -> None:
+        self._file.check()
         if connection.get_execution_options().get("runmeter_writes", False):
             begin_to_write(connection, self._patience)
         else:
