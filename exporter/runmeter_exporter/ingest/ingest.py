@@ -22,7 +22,7 @@ from runmeter_exporter.ingest.admission import Admission, Busy
 from runmeter_exporter.ingest.closing import close_runs, expire
 from runmeter_exporter.ingest.intake import Intake
 from runmeter_exporter.ingest.otlp import OtlpError
-from runmeter_exporter.ingest.otlp.reading import reading_of
+from runmeter_exporter.ingest.otlp.reading import not_ahead, reading_of
 from runmeter_exporter.prices import PriceBook
 from runmeter_exporter.store import Heartbeat, RefusedValue, RunStore, StoreError, StoreUnavailable
 
@@ -131,7 +131,8 @@ class Ingest:
             with self._admission.enter(len(data)):
                 decoded = otlp.parse(data, content_type)
                 rejected = Counter(decoded.rejected)
-                rejected["content"] = self.submit([reading_of(span) for span in decoded.spans])
+                now = self._now()
+                rejected["content"] = self.submit([not_ahead(reading_of(span), now) for span in decoded.spans])
         except OtlpError as error:
             return self._failure(error.status, media_type, str(error))
         except Busy as error:

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from typing import TypeVar
 
 from runmeter.usage import COUNT_LIMIT
@@ -16,7 +17,7 @@ from runmeter_exporter.store.batch import Batch, BatchTransaction, held
 from runmeter_exporter.store.rows import Rows, RunFilter, SourceRow, position
 from runmeter_exporter.totals import answers, merge, questions
 from runmeter_exporter.totals.answers import Scrape
-from runmeter_exporter.totals.bounds import TAG_LIMIT, TIME_LIMIT, bound_tags, clean_id, clean_label
+from runmeter_exporter.totals.bounds import AHEAD, TAG_LIMIT, TIME_LIMIT, bound_tags, clean_id, clean_label
 from runmeter_exporter.totals.rollup import Totals, pack
 from runmeter_exporter.totals.run import Heartbeat, RunSnapshot, StoredRun
 from runmeter_exporter.totals.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
@@ -54,6 +55,8 @@ class BaseRunStore(ABC):
         """See RunStore."""
         if not snapshots:
             return WriteResult()
+        now = self._clock()
+        snapshots = [_not_ahead(snapshot, now) for snapshot in snapshots]
 
         def work(rows: Rows) -> WriteResult:
             batch = Batch(rows)
@@ -280,3 +283,17 @@ class BaseRunStore(ABC):
         """See RunStore."""
         with self._reading() as rows:
             return verifying.verify(rows)
+
+
+def _not_ahead(snapshot: RunSnapshot, now: int) -> RunSnapshot:
+    """The snapshot, with no end later than now by more than clocks may differ. Its beginning is told from others' clock
+    alone, and what is pruned goes by it: there it stays."""
+    latest = now + AHEAD
+    try:
+        if max(snapshot.updated_at, snapshot.ended_at or 0) <= latest:
+            return snapshot
+        now = max(now, snapshot.started_at)
+        ended_at = snapshot.ended_at if snapshot.ended_at is None else min(snapshot.ended_at, now)
+        return replace(snapshot, updated_at=min(snapshot.updated_at, now), ended_at=ended_at)
+    except TypeError:  # no snapshot at all; the merge says so
+        return snapshot

@@ -22,6 +22,9 @@ CELL_LIMIT = 64
 
 COST_LIMIT = 2**50
 """Nano-dollars in one cell: a million dollars."""
+AHEAD = 300 * 10**9
+"""Nanoseconds by which others' clocks may be ahead of ours. Beyond, what they say happened now: else it would be the
+latest of all for years."""
 TIME_LIMIT = 9_223_372_036 * 10**9
 """The last whole second that 64 bits of nanoseconds since the epoch can say, in the year 2262."""
 

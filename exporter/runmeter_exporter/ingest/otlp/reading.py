@@ -6,6 +6,15 @@ from runmeter import clean
 from runmeter.reading import semconv
 from runmeter.reading.read import Reading, is_plain, read
 from runmeter.spans import EndedSpan
+from runmeter_exporter.totals.bounds import AHEAD
+
+
+def not_ahead(reading: Reading, now: int) -> Reading:
+    """The reading; one that ended later than `now` by more than clocks may differ ended now, and took as long."""
+    ahead = reading.ended_at - now
+    if ahead <= AHEAD:
+        return reading
+    return reading._replace(started_at=max(0, reading.started_at - ahead), ended_at=now)
 
 
 def reading_of(span: EndedSpan) -> Reading:
