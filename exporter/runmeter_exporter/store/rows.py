@@ -163,6 +163,12 @@ class Rows(Protocol):
     def count_runs(self) -> int:
         """How many runs are stored."""
 
+    def odd(self) -> tuple[list[str], list[str]]:
+        """(values that cannot be added up, rows that contradict each other), each in one sentence."""
+
+    def unreadable(self) -> list[str]:
+        """Rows that cannot be read, each in one sentence."""
+
     def every_run(self) -> Iterator[StoredRun]:
         """All runs."""
 

@@ -12,13 +12,22 @@ from runmeter_exporter.totals.run import CLOSED_STATES, OPEN_STATES, StoredRun, 
 
 APART = frozenset({"observed", "threads", "count"})
 """Dimensions that are not sums over runs."""
+UNCOMPARED = "totals and runs were not compared: not all of them can be read"
 NAMED = 100
 """Differences named one by one; the rest is counted."""
 
 
 def verify(rows: Rows) -> list[str]:
-    """Every difference between the totals and the runs they are of, each in one sentence."""
-    found = list(_differences(rows))
+    """Every difference between the totals and the runs they are of, each in one sentence; and what in the tables cannot
+    be what we wrote, whoever changed it."""
+    types, found = rows.odd()
+    if types:
+        found = [*types, UNCOMPARED]
+    else:
+        try:
+            found += _differences(rows)
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            found += [*(rows.unreadable() or [f"what is stored cannot be read ({error!r})"]), UNCOMPARED]
     return found if len(found) <= NAMED else [*found[:NAMED], f"and {len(found) - NAMED} more differences"]
 
 

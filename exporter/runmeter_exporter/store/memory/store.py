@@ -258,6 +258,14 @@ class MemoryRows:
         """See Rows."""
         return len(self._runs)
 
+    def odd(self) -> tuple[list[str], list[str]]:
+        """See Rows."""
+        return [], []
+
+    def unreadable(self) -> list[str]:
+        """See Rows."""
+        return []
+
     def every_run(self) -> Iterator[StoredRun]:
         """See Rows."""
         return iter(self._runs.values())

@@ -48,6 +48,8 @@ class NoTables(Exception):
 class Dialect(Protocol):
     """What differs between databases."""
 
+    keeps_types: bool
+    """A column holds nothing but values of its type."""
     locks_rows: bool
     """Rows are locked one by one, so that a row must exist to be locked; else the whole database is, by beginning."""
 
@@ -85,7 +87,7 @@ class Dialect(Protocol):
 class SqliteDialect:
     """One file shared by agents and sidecar on a host."""
 
-    locks_rows = False
+    keeps_types = locks_rows = False
 
     def __init__(self, path: str, durable: bool) -> None:
         self._path = path
@@ -203,7 +205,7 @@ class SqliteDialect:
 class PostgresDialect:
     """One service's database, shared by sidecars and agents."""
 
-    locks_rows = True
+    keeps_types = locks_rows = True
 
     def __init__(self, place: PostgresPlace) -> None:
         self._place = place

@@ -17,6 +17,7 @@ from runmeter_exporter.store.records import (
     stored_run,
 )
 from runmeter_exporter.store.rows import RunFilter
+from runmeter_exporter.store.sql import odd
 from runmeter_exporter.store.sql.dialects import Dialect
 from runmeter_exporter.store.sql.schema import COUNTERS, rollup, run_usage, runs, sources, usage_daily
 from runmeter_exporter.store.sql.statements import Statements, summed
@@ -194,6 +195,15 @@ class SqlReads:
 
     def _count(self, *which: Any) -> int:
         return int(self._connection.execute(select(func.count()).select_from(runs).where(*which)).scalar_one())
+
+    def odd(self) -> tuple[list[str], list[str]]:
+        """See Rows."""
+        types = [] if self._dialect.keeps_types else list(odd.odd_types(self._connection))
+        return types, [] if types else list(odd.odd_rows(self._connection))
+
+    def unreadable(self) -> list[str]:
+        """See Rows."""
+        return list(odd.unreadable(self._connection))
 
     def every_run(self) -> Iterator[StoredRun]:
         """See Rows."""
