@@ -20,7 +20,7 @@ import pytest
 
 from runmeter.usage import Usage
 from runmeter_exporter import StoreMissing, cli, open_store
-from runmeter_exporter.store import RunStore, default_url
+from runmeter_exporter.store import RunStore, StoreUnavailable, default_url
 from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
 SECOND = 10**9
@@ -129,9 +129,11 @@ def test_a_store_taken_away_is_not_made_again_by_a_reader(url: str, tmp_path: Pa
     reader.release()
     for file in tmp_path.iterdir():
         file.unlink()
-    with pytest.raises(StoreMissing):
+    with pytest.raises(StoreUnavailable, match="deleted or moved away"):
         reader.usage()
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StoreMissing):
+        open_store(url, create=False).usage()
 
 
 def test_a_store_in_memory_is_nobody_elses(run: Run) -> None:

@@ -113,7 +113,7 @@ def test_ctrl_c_ends_everything_and_interrupts_the_runs_at_work(tmp_path: Path) 
         assert psutil.wait_procs(children, timeout=0)[1] == []
     store = open_store(places["store"])
     assert store.runs(status="running")["runs"] == []
-    assert {run["usage_state"] for run in store.runs(limit=500)["runs"]} == {"settled"}
+    assert [run for run in store.runs(limit=500)["runs"] if run["usage_state"] != "settled"] == []
     assert store.runs(status="interrupted")["runs"]
     assert store.verify() == []
     store.dispose()
