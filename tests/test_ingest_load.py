@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from otlp_files import recordings
-from sidecar_process import Sidecar
+from sidecar_process import Sidecar, until
 
 from runmeter_exporter.ingest.admission import LATEST, Admission, Busy
 from runmeter_exporter.ingest.ingest import Ingest
@@ -99,6 +99,31 @@ def test_long_prompts_are_no_bomb() -> None:
     span.attributes.add(key="k", value=AnyValue(string_value=text))
     assert things_in_protobuf(request.SerializeToString()) == 5  # resource, scope, span, attribute and value
     assert decode(request.SerializeToString(), PROTOBUF, None).rejected.total() == 1
+
+
+FIRST = {"a group": b"\x0b\x0c", "an unknown number": b"\x78\x01", "an unknown text": b"\x7a\x01x"}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_what_stands_before_a_bomb_does_not_hide_it(name: str) -> None:
+    """Fields that nobody knows are passed over, also the groups of old."""
+    assert things_in_protobuf(FIRST[name] + BOMBS["spans"]) > THINGS
+
+
+def test_fields_that_nobody_reads_are_bounded_as_well() -> None:
+    """Nothing is built of them, but passing over millions takes seconds."""
+    assert things_in_protobuf(b"\x78\x01" * 1_000, limit=1_000) == 0
+    assert things_in_protobuf(b"\x78\x01" * 5_000, limit=1_000) > 1_000
+
+
+def test_a_number_without_end_ends_the_count() -> None:
+    """A varint has ten bytes at most; what is longer is no protobuf."""
+    assert things_in_protobuf(b"\x78" + b"\x80" * 20 + BOMBS["spans"]) == 0
+
+
+def test_text_without_end_is_looked_at_once() -> None:
+    """Quotes that are never closed, before enough braces to be counted again: this ends."""
+    assert things_in_json(b'"' + b'\\"' * 1_000_000 + b"{" * 10, limit=5) == 0
 
 
 def plain_count(request: ExportTraceServiceRequest) -> int:
@@ -181,13 +206,13 @@ class Clock:
 def test_what_waits_is_let_in_by_the_time_that_it_takes() -> None:
     """Up to the patience by the rate seen; who is refused is told when to come; alone, anything is let in."""
     clock = Clock()
-    admission = Admission(clock, patience=1.0, rate=100.0)
+    admission = Admission(clock, patience=1.0, rate=100.0, each=0)
     with admission.enter(5_000):  # alone
-        with pytest.raises(Busy, match=r"5000 bytes wait.*51\.0 s; the limit is 1 s") as refused, admission.enter(100):
+        with pytest.raises(Busy, match=r"will take 50\.0 s; the limit is 1 s") as refused, admission.enter(100):
             raise AssertionError("was let in")
         assert refused.value.seconds == LATEST
         clock.now += 5.0  # 1,000 bytes a second
-    with admission.enter(300), admission.enter(300), pytest.raises(Busy), admission.enter(400):
+    with admission.enter(500), admission.enter(501), pytest.raises(Busy), admission.enter(1):
         raise AssertionError("was let in")
     with admission.enter(10_000):
         pass
@@ -196,7 +221,7 @@ def test_what_waits_is_let_in_by_the_time_that_it_takes() -> None:
 def test_who_fails_frees_what_he_held_and_says_nothing_of_the_speed() -> None:
     """A store that is away does not make the next ones look slow."""
     clock = Clock()
-    admission = Admission(clock, patience=1.0, rate=100.0)
+    admission = Admission(clock, patience=1.0, rate=100.0, each=0)
 
     def fail() -> None:
         with admission.enter(50):
@@ -207,6 +232,17 @@ def test_who_fails_frees_what_he_held_and_says_nothing_of_the_speed() -> None:
         with pytest.raises(StoreUnavailable):
             fail()
     with admission.enter(50), admission.enter(50):
+        pass
+
+
+def test_what_is_small_does_not_make_what_is_large_wait() -> None:
+    """Thousands of requests of one span cost a transaction each: of a large one that says nothing."""
+    clock = Clock()
+    admission = Admission(clock)
+    for _ in range(2_000):
+        with admission.enter(300):
+            clock.now += 0.005
+    with admission.enter(300), admission.enter(400_000), admission.enter(300):
         pass
 
 
@@ -253,12 +289,10 @@ def test_a_sender_that_has_left_the_line_is_passed_over() -> None:
         assert slow.entered.acquire(timeout=30)
         left = post(b"left")
         workers = server._listener.task_dispatcher
-        while not workers.queue:
-            threading.Event().wait(0.001)
+        until(lambda: workers.queue, "the request is in line")
         left.close()
         last = post(b"last")
-        while len(workers.queue) < 2:
-            threading.Event().wait(0.001)
+        until(lambda: len(workers.queue) == 2, "both are in line")
         slow.gate.set()
         assert b" 200 " in first.recv(100)
         assert b" 200 " in last.recv(100)

@@ -15,6 +15,9 @@ PATIENCE = 1.0
 """Seconds of work that may wait."""
 RATE = 2**20
 """Bytes a second, until it is known how many there are."""
+EACH = 16 * 2**10
+"""Bytes that any request counts for beside its own: a transaction costs what it costs, and a rate that was learnt from
+many small ones would have large ones wait for ever."""
 LATEST = 5
 """Seconds after which who was refused comes again, at most: the speed may be another by then."""
 _MEMORY = 10.0
@@ -35,9 +38,12 @@ class Admission:
     `clock`: seconds that never jump.
     """
 
-    def __init__(self, clock: Callable[[], float], *, patience: float = PATIENCE, rate: float = RATE) -> None:
+    def __init__(
+        self, clock: Callable[[], float], *, patience: float = PATIENCE, rate: float = RATE, each: int = EACH
+    ) -> None:
         self._clock = clock
         self._patience = patience
+        self._each = each
         self._lock = threading.Lock()
         self._waiting = 0
         self._since = clock()
@@ -47,13 +53,14 @@ class Admission:
     def enter(self, size: int) -> Iterator[None]:
         """Let a request of so many bytes in, for as long as the block takes; it was done where nothing is raised.
         Busy, where what waits before it takes longer than the patience. With nobody before it, anything is let in."""
+        size += self._each
         with self._lock:
             if self._waiting:
-                seconds = (self._waiting + size) * self._took / self._done
+                seconds = self._waiting * self._took / self._done
                 if seconds > self._patience:
                     raise Busy(
-                        f"{self._waiting} bytes wait to be stored, with this request of {size} for {seconds:.1f} s; "
-                        f"the limit is {self._patience:g} s. Send it again later",
+                        f"what waits to be stored will take {seconds:.1f} s; the limit is {self._patience:g} s. "
+                        "Send it again later",
                         min(LATEST, max(1, math.ceil(seconds - self._patience))),
                     )
             else:

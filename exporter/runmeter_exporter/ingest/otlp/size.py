@@ -25,13 +25,16 @@ _PAIR: dict[int, _Table] = {0x12: _ANY}
 _ANY |= {0x2A: {0x0A: _ANY}, 0x32: {0x0A: _PAIR}}
 _SPAN: _Table = {0x4A: _PAIR}
 _REQUEST: _Table = {0x0A: {0x0A: {0x0A: _PAIR}, 0x12: {0x0A: {}, 0x12: _SPAN}}}
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+"""Also one that is never closed: it would be tried again from every quote inside it."""
+_FIELDS_A_THING: Final = 4
+"""Fields that are read over, for each thing that may be there: a span has some ten of its own and many attributes."""
 
 
 def things_in_protobuf(data: bytes, limit: int = THINGS) -> int:
-    """How many things a serialized request holds; counting ends beyond `limit`. What is not protobuf counts as far as
-    it could be read: the parser refuses it."""
-    found = 0
+    """How many things a serialized request holds; counting ends beyond `limit`, which a request with four times as many
+    fields, read or not, is as well. What is not protobuf counts as far as it could be read: the parser refuses it."""
+    found, fields = 0, _FIELDS_A_THING * limit
     table, at, end = _REQUEST, 0, len(data)
     outer: list[tuple[_Table, int, int]] = []
     try:
@@ -41,6 +44,9 @@ def things_in_protobuf(data: bytes, limit: int = THINGS) -> int:
                     return found
                 table, at, end = outer.pop()
                 continue
+            fields -= 1
+            if fields < 0:
+                return limit + 1
             tag = data[at]
             at += 1
             if tag >= 0x80:
@@ -62,15 +68,14 @@ def things_in_protobuf(data: bytes, limit: int = THINGS) -> int:
                         continue
                 at += size
             elif kind == 0:
-                while data[at] >= 0x80:
-                    at += 1
-                at += 1
+                _, at = _varint(data, at)
             elif kind == 1:
                 at += 8
             elif kind == 5:
                 at += 4
-            else:
+            elif kind > 5:
                 return found
+            # What is left, 3 and 4, is a bare tag: the beginning and the end of a group.
     except IndexError:
         return found
 
