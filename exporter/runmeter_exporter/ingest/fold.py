@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from runmeter.counting.settler import Settler
 from runmeter.reading.read import Reading
@@ -156,17 +156,16 @@ class RunFold:
         settler, end = self.settler, self.end
         # An implicit run is found by its id, which is its trace's.
         root = end if end is not None and self.explicit and end.rank != _REMOTE_ROOT else None
+        set_aside = dict(settler.set_aside)
         return [
-            RunSnapshot(
+            self._told(
+                stored,
+                own.get(source, {}),
+                set_aside=set_aside if source == mine else None,
                 run_id=self.run_id,
                 source=source,
-                revision=sources[source].revision + 1 if source in sources else 1,
                 owns=source == mine and (owner is None or is_otlp(owner)),
-                final=end is not None,
-                status="running" if end is None else end.status,
-                stop_reason=None if end is None else end.stop_reason,
                 thread_id=self.thread_id,
-                service=settler.facts.service,
                 agent=settler.facts.agent,
                 user_id=settler.facts.user_id,
                 tags=settler.facts.tags,
@@ -174,9 +173,6 @@ class RunFold:
                 root_span_id=None if root is None else format(root.span_id, "016x"),
                 started_at=self.started_at or (stored.started_at if stored is not None else 0),
                 updated_at=self.updated_at,
-                ended_at=None if end is None else end.at,
-                usage_by=own.get(source, {}),
-                set_aside=dict(settler.set_aside) if source == mine else None,
             )
             for source in names
         ]
@@ -199,26 +195,44 @@ class RunFold:
         sources = stored.sources if stored is not None else {}
         owner = stored.owner if stored is not None else None
         mine = next(iter(cells)) if owner is None or not is_otlp(owner) else owner
-        end = self.end
         return [
-            RunSnapshot(
+            self._told(
+                stored,
+                cells[source].usage() if source in cells else {},
                 run_id=run_id,
                 source=source,
-                revision=sources[source].revision + 1 if source in sources else 1,
                 owns=source == mine and (owner is None or is_otlp(owner)),
-                final=end is not None,
-                status="running" if end is None else end.status,
-                stop_reason=None if end is None else end.stop_reason,
                 thread_id=thread_id,
-                service=self.settler.facts.service,
                 started_at=stored.started_at if stored is not None else self.started_at,
                 updated_at=self._heard.get(thread_id, self.updated_at),
-                ended_at=None if end is None else end.at,
-                usage_by=cells[source].usage() if source in cells else {},
-                set_aside=None,
             )
             for source in dict.fromkeys([mine, *cells, *filter(is_otlp, sources)])
         ]
+
+    def _told(
+        self,
+        stored: StoredRun | None,
+        usage: Mapping[CellKey, Usage],
+        *,
+        source: str,
+        set_aside: dict[str, int] | None = None,
+        **said: Any,
+    ) -> RunSnapshot:
+        """A snapshot of the run or of a share, with what both have from the run: its service, and how it ended."""
+        end = self.end
+        known = stored.sources.get(source) if stored is not None else None
+        return RunSnapshot(
+            source=source,
+            revision=1 if known is None else known.revision + 1,
+            final=end is not None,
+            status="running" if end is None else end.status,
+            stop_reason=None if end is None else end.stop_reason,
+            service=self.settler.facts.service,
+            ended_at=None if end is None else end.at,
+            usage_by=usage,
+            set_aside=set_aside,
+            **said,
+        )
 
     def _own(self) -> dict[str, dict[CellKey, Usage]]:
         """Usage by cell and source, without that of shares."""
