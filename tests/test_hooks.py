@@ -431,6 +431,19 @@ def test_litellm_adds_cache_counts_that_stand_beside_the_input() -> None:
     assert (told.input_tokens, told.cache_read_tokens, told.cache_write_tokens) == (105, 90, 5)
 
 
+def test_litellm_tells_the_hook_before_its_own_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was installed first, and also where calls were made before: its lists of callbacks have a copy then."""
+    stand_in: Any = SimpleNamespace(callbacks=["otel"], success_callback=["otel"], _async_success_callback=[])
+    monkeypatch.setitem(sys.modules, "litellm", stand_in)
+    monkeypatch.setattr(litellm, "_logger", lambda: "ours")
+    assert litellm.install()
+    assert litellm.install()
+    assert (stand_in.callbacks, stand_in.success_callback) == (["ours", "otel"], ["ours", "otel"])
+    assert stand_in._async_success_callback == []  # LiteLLM fills it in the order of `callbacks`
+    litellm.uninstall()
+    assert (stand_in.callbacks, stand_in.success_callback) == (["otel"], ["otel"])
+
+
 # --- DSPy
 
 

@@ -14,6 +14,11 @@ from runmeter.hooks.report import Begun, Memory, Told, field, first, missing, no
 
 PIP = "pip install litellm"
 _CALLS = Memory()
+_COPIES = (
+    "success_callback", "failure_callback", "input_callback", "_async_success_callback", "_async_failure_callback",
+    "_async_input_callback",
+)  # fmt: skip
+"""Lists into which LiteLLM copies its callbacks when a call is made."""
 
 
 def usage_from(kwargs: Any, response: Any) -> Told:
@@ -111,8 +116,11 @@ def install() -> bool:
         logger = _logger()
     except ImportError:
         return missing("LiteLLM", PIP)
-    if logger not in litellm.callbacks:
-        litellm.callbacks.append(logger)
+    # Before LiteLLM's own spans: one of a stream, in a trace of its own, would be a run before we had said whose it is.
+    for name in ("callbacks", *_COPIES):
+        known = getattr(litellm, name, None)
+        if isinstance(known, list) and logger not in known and (known or name == "callbacks"):
+            known.insert(0, logger)
     return True
 
 
@@ -122,9 +130,7 @@ def uninstall() -> None:
         import litellm
     except ImportError:
         return
-    # LiteLLM copies its callbacks into further lists when a call is made.
-    for name in ("callbacks", "success_callback", "failure_callback", "input_callback", "_async_success_callback",
-                 "_async_failure_callback", "_async_input_callback"):  # fmt: skip
+    for name in ("callbacks", *_COPIES):
         known = getattr(litellm, name, None)
         if isinstance(known, list) and _logger() in known:
             known.remove(_logger())
