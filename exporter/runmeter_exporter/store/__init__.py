@@ -215,6 +215,14 @@ class RunStore(Protocol):
     def verify(self) -> list[str]:
         """Recompute the totals from the runs and name every difference; an empty list means that it balances."""
 
+    def pending(self) -> list[str]:
+        """What this release adds to its store and this one has not yet, since an older release made it: a line each.
+        Everything works without, and older releases go on with it."""
+
+    def migrate(self) -> list[str]:
+        """Add that while others go on writing; what it was. StoreUnavailable where tables are in use for too long: what
+        is done stays, and the next time the rest is."""
+
     def transaction(self, run_ids: Sequence[str] = ()) -> AbstractContextManager[Transaction]:
         """Several steps at once, on locked runs."""
 

@@ -45,6 +45,14 @@ class BaseRunStore(ABC):
     def _writing(self) -> AbstractContextManager[Rows]:
         """A transaction that commits when the block ends, and undoes everything when it raises."""
 
+    def pending(self) -> list[str]:
+        """See RunStore."""
+        return []
+
+    def migrate(self) -> list[str]:
+        """See RunStore."""
+        return []
+
     def _refused(self, error: Exception) -> bool:
         """The database takes offence at a value: one of the rows is to blame, the rest is not."""
         return False

@@ -40,6 +40,14 @@ from runmeter_exporter.store.sql.same_file import SameFile
 from runmeter_exporter.store.sql.turn import begin_to_write
 from runmeter_exporter.store.urls import FORMS, PREPARE_UNSAID, PostgresPlace, postgres_place, scheme_of, sqlite_path
 
+_SQLSTATES = {
+    "no such table": "42P01",
+    "no such column": "42703",
+    "has no column named": "42703",
+    "is locked": "55P03",
+}
+"""What SQLite says in words, and PostgreSQL by these."""
+
 
 class NoTables(Exception):
     """There is no file, or no table of ours in the database, and whoever asks is not to make any."""
@@ -76,6 +84,9 @@ class Dialect(Protocol):
 
     def begin(self, connection: Connection, *, write: bool) -> None:
         """Begin a transaction: one that will write, or one that sees one moment."""
+
+    def impatient(self, connection: Connection) -> None:
+        """Wait only briefly for tables, for the rest of the transaction: who waits for a whole one holds up all."""
 
     def cut(self, connection: Any) -> None:
         """Make a call under way on this connection of the driver fail, now."""
@@ -188,6 +199,10 @@ class SqliteDialect:
         else:
             connection.exec_driver_sql("BEGIN")
 
+    def impatient(self, connection: Connection) -> None:
+        """See Dialect."""
+        # Who writes has the whole file from its beginning on.
+
     def cut(self, connection: Any) -> None:
         """See Dialect."""
         with suppress(Exception):
@@ -197,9 +212,8 @@ class SqliteDialect:
         """See Dialect."""
         if isinstance(error.orig, (sqlite3.IntegrityError, sqlite3.DataError)):
             return "23000"
-        if "no such table" in str(error.orig):
-            return "42P01"
-        return ""
+        said = str(error.orig)
+        return next((state for words, state in _SQLSTATES.items() if words in said), "")
 
 
 class PostgresDialect:
@@ -273,6 +287,10 @@ class PostgresDialect:
         # Who writes locks its rows and needs no more; where another level is the default (CockroachDB), it would fail
         # writers that only met. Who reads sees one moment.
         connection.execution_options(isolation_level="READ COMMITTED" if write else "REPEATABLE READ").begin()
+
+    def impatient(self, connection: Connection) -> None:
+        """See Dialect."""
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
 
     def cut(self, connection: Any) -> None:
         """See Dialect."""

@@ -21,6 +21,7 @@ from runmeter_exporter.store.sql import odd
 from runmeter_exporter.store.sql.dialects import Dialect
 from runmeter_exporter.store.sql.schema import COUNTERS, rollup, run_usage, runs, sources, usage_daily
 from runmeter_exporter.store.sql.statements import Statements, summed
+from runmeter_exporter.store.sql.steps import lacking
 from runmeter_exporter.store.sql.stripes import SCOPES
 from runmeter_exporter.totals.rollup import (
     EVERYTHING,
@@ -41,11 +42,15 @@ _CHUNK = 1000
 class SqlReads:
     """See Rows. `grants` is the store's own copy: what is granted is granted for good."""
 
-    def __init__(self, connection: Connection, dialect: Dialect, statements: Statements, grants: Grants | None) -> None:
+    def __init__(
+        self, connection: Connection, dialect: Dialect, statements: Statements, grants: Grants | None, minor: int
+    ) -> None:
         self._connection = connection
         self._dialect = dialect
         self._statements = statements
         self._grants = grants
+        self.minor = minor
+        """Steps that the store has taken (`steps.py`): of later ones nothing may be there."""
         self.granted: Grants | None = None
         """The grants as this transaction leaves them, for the store to keep once it is committed."""
         self.saved: list[StoredRun] = []
@@ -198,7 +203,7 @@ class SqlReads:
 
     def odd(self) -> tuple[list[str], list[str]]:
         """See Rows."""
-        types = [] if self._dialect.keeps_types else list(odd.odd_types(self._connection))
+        types = [] if self._dialect.keeps_types else list(odd.odd_types(self._connection, lacking(self.minor)))
         return types, [] if types else list(odd.odd_rows(self._connection))
 
     def unreadable(self) -> list[str]:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from runmeter_exporter.store import DEADLINE, RefusedValue, StoreError, StoreMissing, StoreUnavailable
 from runmeter_exporter.store.base import BaseRunStore
 from runmeter_exporter.store.rows import Rows
-from runmeter_exporter.store.sql import setup
+from runmeter_exporter.store.sql import setup, steps, upgrade
 from runmeter_exporter.store.sql.confirmed import Confirmed
 from runmeter_exporter.store.sql.deadline import Deadlines, UnderWay, bounded
 from runmeter_exporter.store.sql.dialects import NoTables, dialect_of
@@ -38,6 +38,8 @@ RETRIED = ("40001", "40P01")
 ATTEMPTS = 20
 VERIFY_DEADLINE = 600.0
 """Seconds that reading everything may take."""
+MIGRATE_DEADLINE = 60.0
+"""Seconds for which a step of the schema tries to get at a table that others use."""
 
 
 class SqlRunStore(BaseRunStore):
@@ -70,6 +72,7 @@ class SqlRunStore(BaseRunStore):
         self._grants: Grants | None = None
         self._confirmed = Confirmed()
         self._ready = False
+        self._minor = 0
         self._pid = os.getpid()
 
     @property
@@ -99,6 +102,27 @@ class SqlRunStore(BaseRunStore):
         """See RunStore."""
         with self._transaction(False, time.monotonic() + VERIFY_DEADLINE) as rows:
             return verify(rows)
+
+    def pending(self) -> list[str]:
+        """See RunStore."""
+        return [step.what for step in self._pending()]
+
+    def migrate(self) -> list[str]:
+        """See RunStore."""
+        until = time.monotonic() + MIGRATE_DEADLINE
+        return [step.what for step in self._pending() if self._take(step, until)]
+
+    def _pending(self) -> tuple[steps.Step, ...]:
+        self._ready = False  # another process may have migrated it, or put back an older one
+        with self._reading():
+            return steps.STEPS[self._minor :]
+
+    def _take(self, step: steps.Step, until: float) -> bool:
+        seconds = max(until - time.monotonic(), 0) + self._deadline
+        with self._deadlines.call(seconds) as call, self._translated(call):
+            taken = upgrade.take(lambda writes: self._begun(call, writes), self._dialect, step, until)
+        self._minor = max(self._minor, step.number)
+        return taken
 
     def _refused(self, error: Exception) -> bool:
         return isinstance(error, RefusedValue)
@@ -134,14 +158,14 @@ class SqlRunStore(BaseRunStore):
         with self._deadlines.call(max(until - time.monotonic(), 0.001)) as call:
             if not self._ready:
                 with self._translated(call):
-                    setup.prepare(
+                    self._minor = setup.prepare(
                         lambda writes: self._begun(call, writes), self._dialect,
                         self._label_limit if self._calls.creates else None,
                     )  # fmt: skip
                 self._ready = True
             rows = None
             with self._translated(call), self._begun(call, write) as connection:
-                rows = SqlRows(connection, self._dialect, self._statements, self._grants)
+                rows = SqlRows(connection, self._dialect, self._statements, self._grants, self._minor)
                 if write and self._confirmed.due and self._confirmed.lost(rows):
                     raise Rewound
                 yield rows
@@ -207,8 +231,8 @@ class SqlRunStore(BaseRunStore):
                 return Again(f"{where}: {said}", wait=False)
             if state[:2] in ("22", "23", "54", "P0"):
                 return RefusedValue(f"{where} refused a value: {said}")
-            if state == "42P01":
-                self._ready = False
+            if state in ("42P01", "42703"):
+                self._ready = False  # others' tables, or an older store put back: look again
             if state == "42P01" or isinstance(error, (OperationalError, InterfaceError, InternalError)):
                 return StoreUnavailable(f"{where}: {said}")
         elif isinstance(error, (StatementError, OverflowError, UnicodeError)):

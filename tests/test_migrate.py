@@ -1,0 +1,228 @@
+"""Stores of older releases: brought up to this one in place, step by step, while others write to them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Engine, MetaData, Table, Text, inspect, text
+from test_store import snap
+
+from runmeter_exporter.store import RunStore, StoreUnavailable
+from runmeter_exporter.store.sql import setup, steps, upgrade
+from runmeter_exporter.store.sql import store as sql_store
+from runmeter_exporter.store.sql.schema import metadata
+from runmeter_exporter.store.sql.steps import Step
+from runmeter_exporter.store.sql.store import SqlRunStore
+
+BOTH = pytest.mark.parametrize("sql_url", ["sqlite", "postgresql"], indirect=True)
+NEXT = len(steps.STEPS) + 1
+Open = Callable[..., SqlRunStore]
+
+
+def minor(engine: Engine) -> str | None:
+    """What a store says of its steps."""
+    with engine.connect() as connection:
+        said: str | None = connection.execute(
+            text("SELECT value FROM meta WHERE name = :name"), {"name": setup.MINOR}
+        ).scalar()
+    return said
+
+
+@pytest.fixture
+def next_release(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, makes this process one of a release with two steps more: a column and a table."""
+    more = MetaData()
+    for table in metadata.tables.values():
+        table.to_metadata(more)
+    more.tables["sources"].append_column(Column("host", Text))
+    Table("marks", more, Column("name", Text, primary_key=True))
+
+    def become() -> None:
+        added = Step(NEXT, "hosts of sources", ("sources.host",)), Step(NEXT + 1, "marks", ("marks",))
+        monkeypatch.setattr(steps, "STEPS", (*steps.STEPS, *added))
+        monkeypatch.setattr(upgrade, "metadata", more)
+
+    return become
+
+
+def upgraded(engine: Engine) -> bool:
+    """Whether both steps were taken, whole."""
+    there = inspect(engine)
+    columns = {column["name"] for column in there.get_columns("sources")}
+    return "host" in columns and there.has_table("marks") and minor(engine) == str(NEXT + 1)
+
+
+def test_the_list_keeps_its_rules() -> None:
+    """Numbers in order, names of what there is, nothing twice; a column that older releases need not know."""
+    assert [step.number for step in steps.STEPS] == list(range(1, len(steps.STEPS) + 1))
+    names = [name for step in steps.STEPS for name in step.adds]
+    assert len(names) == len(set(names))
+    for name in names:
+        table, _, column = name.partition(".")
+        found = metadata.tables[table]
+        if column:
+            assert found.c[column].nullable or found.c[column].server_default is not None
+            assert not found.c[column].primary_key
+
+
+@BOTH
+def test_a_new_store_has_every_step(sql_url: str, open_stores: Open) -> None:
+    """Who makes a store makes all of it, and nothing is to be done."""
+    store = open_stores(sql_url)
+    store.write([snap(tokens=1)])
+    assert minor(store.engine) == str(len(steps.STEPS))
+    assert store.pending() == store.migrate() == []
+
+
+def test_in_memory_there_is_nothing_to_do(open_stores: Callable[..., RunStore]) -> None:
+    """No store in memory outlives its release."""
+    store = open_stores("memory://")
+    assert store.pending() == store.migrate() == []
+
+
+@BOTH
+def test_a_store_is_brought_up_in_place(
+    sql_url: str, open_stores: Open, next_release: Callable[[], None]
+) -> None:
+    """What is to be done is said, done once, and nothing that was there is touched; an older release goes on."""
+    older = open_stores(sql_url)
+    older.write([snap(tokens=1)])
+    with older.engine.begin() as connection:  # 0.1.0 said nothing of steps
+        connection.execute(text("DELETE FROM meta WHERE name = :name"), {"name": setup.MINOR})
+    next_release()
+    store = open_stores(sql_url, create=False)
+    store.usage()
+    assert minor(store.engine) is None, "who only opens a store migrates nothing"
+    assert store.pending() == [step.what for step in steps.STEPS]
+    assert store.verify() == []
+    assert store.migrate() == [step.what for step in steps.STEPS]
+    assert upgraded(store.engine)
+    assert store.pending() == store.migrate() == []
+    assert older.write([snap(revision=2, tokens=2)]).applied == 1
+    assert store.usage(include_active=True)["total_tokens"] == 2
+    assert older.verify() == store.verify() == []
+
+
+@BOTH
+def test_a_newer_store_is_no_mismatch(sql_url: str, open_stores: Open) -> None:
+    """With more steps than this release knows it is used, and what it says of them stays."""
+    newer = open_stores(sql_url)
+    newer.usage()
+    with newer.engine.begin() as connection:
+        connection.execute(text("UPDATE meta SET value = '99' WHERE name = :name"), {"name": setup.MINOR})
+        connection.execute(text("ALTER TABLE sources ADD COLUMN later TEXT"))
+        connection.execute(text("CREATE TABLE later (name TEXT PRIMARY KEY)"))
+    store = open_stores(sql_url)
+    store.write([snap(tokens=1)])
+    assert store.pending() == store.migrate() == []
+    assert store.verify() == []
+    assert minor(store.engine) == "99"
+
+
+@BOTH
+def test_what_was_killed_in_the_middle_is_finished(
+    sql_url: str, open_stores: Open, next_release: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two steps, within one, and in a database that kept half of one: the next time all is done."""
+    open_stores(sql_url).write([snap(tokens=1)])
+    next_release()
+    add, begun = upgrade._add, []
+
+    def dies(connection: Any, name: str) -> None:
+        add(connection, name)
+        begun.append(name)
+        if name == "marks":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(upgrade, "_add", dies)
+        with pytest.raises(KeyboardInterrupt):
+            open_stores(sql_url).migrate()
+    store = open_stores(sql_url)
+    assert minor(store.engine) == str(NEXT)
+    assert not inspect(store.engine).has_table("marks")
+    with store.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE marks (name TEXT PRIMARY KEY)"))
+    assert store.migrate() == ["marks"]
+    assert upgraded(store.engine)
+
+
+@BOTH
+def test_several_begin_at_once(sql_url: str, open_stores: Open, next_release: Callable[[], None]) -> None:
+    """Each step is taken by one of them, and all end well."""
+    open_stores(sql_url).write([snap(tokens=1)])
+    next_release()
+    stores = [open_stores(sql_url, deadline=30) for _ in range(4)]
+    together, done = threading.Barrier(len(stores)), []
+
+    def run(store: SqlRunStore) -> None:
+        store.usage()
+        together.wait()
+        done.extend(store.migrate())
+
+    threads = [threading.Thread(target=run, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == ["hosts of sources", "marks"]
+    assert upgraded(stores[0].engine)
+
+
+@BOTH
+def test_it_waits_for_a_table_in_use_and_lets_others_through(
+    sql_url: str, open_stores: Open, next_release: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a long transaction has the table it tries in short pieces, between which others work; then it is done."""
+    store = open_stores(sql_url, deadline=2)
+    store.write([snap(tokens=1)])
+    next_release()
+    tried, freed = threading.Event(), threading.Event()
+
+    def pause() -> None:
+        tried.set()
+        assert freed.wait(30)
+
+    monkeypatch.setattr(upgrade, "_pause", pause)
+    done: list[str] = []
+    migrating = threading.Thread(target=lambda: done.extend(store.migrate()))
+    with store.engine.connect() as other:
+        if "postgres" in sql_url:
+            other.execute(text("SELECT * FROM sources"))
+            migrating.start()
+            assert tried.wait(30)
+            with store.engine.connect() as third:
+                third.execute(text("SELECT * FROM sources"))
+        else:
+            other.execution_options(runmeter_writes=True).begin()
+            migrating.start()
+            assert store.usage()["total_tokens"] == 0
+        other.rollback()
+    freed.set()
+    migrating.join()
+    assert done == ["hosts of sources", "marks"]
+    assert upgraded(store.engine)
+
+
+@BOTH
+def test_a_table_that_never_comes_free_is_said(
+    sql_url: str, open_stores: Open, next_release: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up in time, and the store works as before."""
+    store = open_stores(sql_url, deadline=0.3)
+    store.write([snap(tokens=1)])
+    next_release()
+    monkeypatch.setattr(sql_store, "MIGRATE_DEADLINE", 0.0)
+    with store.engine.connect() as other:
+        if "postgres" in sql_url:
+            other.execute(text("SELECT * FROM sources"))
+        else:
+            other.execution_options(runmeter_writes=True).begin()
+        with pytest.raises(StoreUnavailable, match="lock"):
+            store.migrate()
+        other.rollback()
+    assert store.write([snap(revision=2, tokens=2)]).applied == 1
+    assert len(store.migrate()) == 2
