@@ -10,12 +10,15 @@ import pytest
 from sqlalchemy import Column, Engine, MetaData, Table, Text, inspect, text
 from test_store import snap
 
+from runmeter_exporter import cli
+from runmeter_exporter.console.doctor import store_report
 from runmeter_exporter.store import RunStore, StoreUnavailable
 from runmeter_exporter.store.sql import setup, steps, upgrade
 from runmeter_exporter.store.sql import store as sql_store
 from runmeter_exporter.store.sql.schema import metadata
 from runmeter_exporter.store.sql.steps import Step
 from runmeter_exporter.store.sql.store import SqlRunStore
+from runmeter_exporter.upgrading import Upgrade
 
 BOTH = pytest.mark.parametrize("sql_url", ["sqlite", "postgresql"], indirect=True)
 NEXT = len(steps.STEPS) + 1
@@ -226,3 +229,89 @@ def test_a_table_that_never_comes_free_is_said(
         other.rollback()
     assert store.write([snap(revision=2, tokens=2)]).applied == 1
     assert len(store.migrate()) == 2
+
+
+def test_without_the_right_to_it_all_goes_on(
+    postgres_url: str, open_stores: Open, next_release: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sidecar that does not own the tables says so once and works; when the owner has done it, it knows."""
+    owner = open_stores(postgres_url)
+    owner.write([snap(tokens=1)])
+    with owner.engine.begin() as connection:
+        connection.execute(text("DROP ROLE IF EXISTS metered"))
+        connection.execute(text("CREATE ROLE metered LOGIN"))
+        connection.execute(text("GRANT ALL ON ALL TABLES IN SCHEMA public TO metered"))
+    next_release()
+    added: list[str] = []
+    store = open_stores(postgres_url.replace("postgres:@", "metered:@"))
+    upgrade = Upgrade(store, added.extend)
+    assert [upgrade.try_once() for _ in range(2)] == [False, False]
+    assert store.write([snap(revision=2, tokens=2)]).applied == 1
+    [said] = [record.getMessage() for record in caplog.records]
+    assert "must be owner of table sources" in said
+    assert "runmeter migrate" in said
+    owner.migrate()
+    assert upgrade.try_once()
+    assert added == []
+    assert store.pending() == []
+    store.dispose()
+    with owner.engine.begin() as connection:
+        connection.execute(text("DROP OWNED BY metered"))
+        connection.execute(text("DROP ROLE metered"))
+
+
+def test_a_store_that_is_away_is_upgraded_when_it_answers(
+    sqlite_url: str, open_stores: Open, next_release: Callable[[], None]
+) -> None:
+    """The sidecar starts at once, and tries again."""
+    store = open_stores(sqlite_url)
+    store.write([snap(tokens=1)])
+    next_release()
+    added, turns = threading.Event(), iter((True, False))
+
+    class Away:
+        def migrate(self) -> list[str]:
+            if next(turns):
+                raise StoreUnavailable("away")
+            return store.migrate()
+
+    upgrade = Upgrade(Away(), lambda _: added.set(), pause=0.001)
+    upgrade.start(30)
+    assert added.wait(30)
+    upgrade.stop()
+    assert upgraded(store.engine)
+
+
+@BOTH
+def test_the_command_says_what_it_does(
+    sql_url: str, open_stores: Open, next_release: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--check` says it and exits 1, without it is done, then there is nothing to do; wrong use is exit code 2."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as left:
+            cli.main(["migrate", *arguments])
+        output = capsys.readouterr()
+        return int(str(left.value)), output.out or output.err
+
+    code, said = run(sql_url)
+    assert code == 2
+    assert "no store" in said or "is missing" in said
+    store = open_stores(sql_url)
+    store.write([snap(tokens=1)])
+    assert run(sql_url, "--check") == (0, "nothing to do: the store has all that this release adds\n")
+    next_release()
+    both = "to be added: hosts of sources\nto be added: marks\n"
+    assert run("--database-url", sql_url, "--check") == run(sql_url, "--check") == (1, both)
+    assert "marks" in store_report(sql_url)["advice"][-1]
+    assert not upgraded(store.engine)
+    assert run(sql_url) == (0, both.replace("to be added", "added"))
+    assert upgraded(store.engine)
+    assert run(sql_url, "--json") == (0, '{\n  "added": []\n}\n')
+    assert run(sql_url, "--database-url", sql_url)[0] == run("memory://")[0] == run("nonsense")[0] == 2
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE meta SET value = '99' WHERE name = 'schema_version'"))
+    for arguments in ((sql_url,), (sql_url, "--check")):
+        code, said = run(*arguments)
+        assert code == 2
+        assert "schema version 99, this runmeter needs 1" in said

@@ -12,6 +12,7 @@ from runmeter.launch import commands
 from runmeter_exporter.console import reading
 from runmeter_exporter.console.answering import say
 from runmeter_exporter.console.grafana import grafana
+from runmeter_exporter.console.migrating import migrate
 from runmeter_exporter.console.options import (
     DURATION,
     Address,
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
-for _command in (*reading.COMMANDS, prune):
+for _command in (*reading.COMMANDS, prune, migrate):
     cli.add_command(_command)
 
 

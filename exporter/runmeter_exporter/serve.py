@@ -23,6 +23,7 @@ from runmeter_exporter.reaper import Reaper
 from runmeter_exporter.recorder.core import HEARTBEAT
 from runmeter_exporter.scrape import Scraper
 from runmeter_exporter.store import StoreError, StoreUnavailable, default_url, open_store
+from runmeter_exporter.upgrading import PATIENCE, Upgrade
 from runmeter_exporter.web.app import create_app, create_metrics_app, create_otlp_app
 
 logger = logging.getLogger("runmeter.serve")
@@ -93,11 +94,16 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
             f"runmeter: the lease of {config.lease:g} s is not longer than the agents' heartbeat of {HEARTBEAT:g} s: "
             "runs in long tool calls will show as orphaned until they write again"
         )
+    patience = PATIENCE
     try:
         store.runs(limit=1)
     except StoreUnavailable as problem:
+        patience = 0.0
         # It may come up after us. Until then /-/ready says no, agents keep what they have, and spans are refused.
         say(f"runmeter: the store is away, serving without it until it answers ({problem})")
+    upgrade = Upgrade(store, lambda added: say(f"runmeter: added to a store of an older release: {', '.join(added)}"))
+    leaving.callback(upgrade.stop)
+    upgrade.start(patience)
     scraper = Scraper(store)
     ingest = Ingest(store)
     leaving.callback(ingest.stop)

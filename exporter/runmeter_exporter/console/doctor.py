@@ -12,6 +12,11 @@ from runmeter_exporter.console.plain import plain, table, width
 from runmeter_exporter.store import StoreError, StoreMissing, open_store
 from runmeter_exporter.totals.answers import Scrape
 
+BEHIND = (
+    "the store was made by an older release, and this one adds to it: {}. `runmeter serve` does so when it starts, and "
+    "`runmeter migrate` now; agents of either release go on meanwhile"
+)
+
 
 def doctor(database_url: str | None, *, as_json: bool) -> int:
     """Print both reports. Exit code 1 when calls of something that is installed would not be counted."""
@@ -53,7 +58,9 @@ def store_report(database_url: str | None) -> dict[str, Any]:
     except (StoreError, ImportError, ValueError) as problem:
         return {"store": None, "error": str(problem)}
     try:
-        return {"store": store.url_for_humans, **_counted(store.scrape(include_active=False))}
+        report = {"store": store.url_for_humans, **_counted(store.scrape(include_active=False))}
+        report["advice"] += [BEHIND.format(", ".join(steps)) for steps in (store.pending(),) if steps]
+        return report
     except StoreMissing as problem:
         return {"store": store.url_for_humans, "error": str(problem), "exists": False}
     except StoreError as problem:
