@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runmeter.counting.settler import Settler
-from runmeter.reading import semconv
+from runmeter.reading import again, semconv
 from runmeter.reading.libraries import LIBRARIES
 from runmeter.reading.read import ID_LIMIT, LABEL_LIMIT, Reading, Role, is_plain, read
 from runmeter.reading.roles import BEGINNING, REREAD, WHOLE
@@ -356,6 +356,43 @@ def test_counts_are_inclusive_and_within_bounds(attributes: dict[str, Any]) -> N
         assert usage.cache_read_tokens + usage.cache_write_tokens <= usage.input_tokens <= COUNT_LIMIT
         assert usage.reasoning_tokens <= usage.output_tokens <= COUNT_LIMIT
         assert min(usage) >= 0
+
+
+SAID: list[Any] = [None, "", "chat", "m", "x" * 300, " m", 1, 1.0, True, -1, 2**41, "7", ("chat",), [], Role.CALL]
+COMMON = [
+    *("openinference.span.kind", "llm.request.type", "gen_ai.request.model"),
+    *("gen_ai.response.model", "gen_ai.provider.name", "gen_ai.conversation.id", "session.id", "runmeter.caller"),
+    *("user.id", "runmeter.run.id", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"),
+    *("llm.token_count.prompt", "gen_ai.usage.cache_read.input_tokens", "gen_ai.response.id"),
+    *("gen_ai.cost.total_cost", "error.type", "gen_ai.response.time_to_first_chunk"),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.fixed_dictionaries(
+                {"gen_ai.operation.name": st.sampled_from(["chat", "chat", "embeddings", *SAID])},
+                optional={key: st.sampled_from(SAID) for key in COMMON},
+            ),
+            st.sampled_from([*sorted(LIBRARIES)[::3], OPENAI, OPENAI, "runmeter", "other"]),
+            st.sampled_from(["chat m", "chat m", "raw_gen_ai_request", "Response", "anthropic.chat"]),
+            st.booleans(),
+        ),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_what_others_said_before_changes_no_reading(spans: list[tuple[dict[str, Any], str, str, bool]]) -> None:
+    """Calls that say the same are read by what is remembered of them: as if nothing were."""
+    made = [span(said, scope=scope, name=name, failed=failed) for said, scope, name, failed in spans]
+    again._known.clear()
+    alone = []
+    for one in made:
+        alone.append(read(one))
+        again._known.clear()
+    assert [[read(one) for one in made] for _ in range(2)] == [alone, alone]
 
 
 def test_a_ledger_of_another_version_is_refused() -> None:

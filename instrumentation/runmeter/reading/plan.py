@@ -6,7 +6,7 @@ what it need not, is remembered by scope and keys (a `Shape`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -54,6 +54,10 @@ _DETAILS: Final = frozenset(
     }
 )
 """Fields that say more about a call, and never that there is one."""
+_APART: Final = ("input", "output", "cache_read", "cache_write", "reasoning", "response_id")
+"""Fields in which the calls of an agent differ."""
+_OFTEN: Final = frozenset({"caller", "user"})
+"""Those of `SELDOM` that they have in common."""
 
 EMPTY: Final = (None, "")
 """Values that say nothing."""
@@ -66,7 +70,7 @@ _SHAPE_KEYS: Final = 64
 class Shape:
     """How to read the spans of one scope that have one set of keys."""
 
-    __slots__ = ("_asked", "_order", "_rivals", "input_keys", "kinds", "requested", "seldom_keys")
+    __slots__ = ("_asked", "_order", "_rivals", "apart", "input_keys", "kinds", "requested", "seldom_keys", "words")
 
     def __init__(self, keys: Mapping[str, Sequence[str]]) -> None:
         """`keys`: those present of each field, the preferred one first."""
@@ -81,6 +85,13 @@ class Shape:
         usual = [keys[name] for name in USUAL]
         self._rivals = tuple((place, names) for place, names in enumerate(usual) if len(names) > 1)
         self._asked = tuple(names[0] for names in usual if names)
+        single = all(len(keys[name]) < 2 for name in _APART)
+        often = _OFTEN.issuperset(name for name, _ in self.seldom_keys)
+        words = [key for name in keys if name not in _APART for key in keys[name]] if single and often else []
+        self.words: Callable[[Mapping[str, Any]], Any] | None = itemgetter(*words) if words else None
+        """All that such a span says and that many calls have in common; None where spans say more, or a count twice."""
+        self.apart = tuple((keys[name] or USUAL[name])[0] for name in _APART)
+        """The keys of what they have not in common."""
         places = iter(range(len(self._asked)))
         self._order = itemgetter(*(next(places) if names else -1 for names in usual))
 
@@ -123,6 +134,10 @@ class Plan:
             dialect.answer_key or dialect.beginnings or dialect.provider or dialect.model_has_provider
         )
         """There is more to its calls than their attributes say."""
+        self.repeats = not any(
+            (self.peculiar, dialect.texts, dialect.measured, dialect.makes_up, dialect.stream_log, dialect.no_calls)
+        )
+        """What its calls are follows from their words, whatever their counts."""
         self._fields: dict[str, tuple[str, int]] = {}
         for name, own in {**USUAL, **SELDOM, **_KINDS}.items():
             for rank, key in enumerate((*dialect.first.get(name, ()), *own, *dialect.keys.get(name, ()))):

@@ -14,13 +14,14 @@ from runmeter import clean
 from runmeter.clean import ID_LIMIT, LABEL_LIMIT
 from runmeter.guard import unless_the_hosts
 from runmeter.reading import semconv
+from runmeter.reading.again import read_again, remember, words_of
 from runmeter.reading.libraries import RAW_NAME, RAW_SUFFIX, SUBAGENT, Library
 from runmeter.reading.operations import CHAT, operation_of
 from runmeter.reading.plan import is_plain, plan_of
 from runmeter.reading.reading import Reading
 from runmeter.reading.roles import AGENT, AGGREGATE, BEGINNING, CALL, PLAIN, REREAD, TOOL, WEAK, WHOLE, Role
 from runmeter.reading.tokens import answer_of, usage_of
-from runmeter.reading.values import as_provider, as_tags
+from runmeter.reading.values import as_provider, as_seconds, as_tags
 from runmeter.spans import EndedSpan
 from runmeter.usage import Usage
 
@@ -47,6 +48,10 @@ def _read(span: EndedSpan) -> Reading:
     plan = plan_of(scope)
     dialect = plan.dialect
     shape = plan.shape(attributes)
+    resource_key, service = _facts(resource)
+    words = words_of(plan, shape, span, resource_key)
+    if words is not None and (again := read_again(words, plan, span)) is not None:
+        return again
     usual = shape.usual(attributes)
     seldom = shape.seldom(attributes) if shape.seldom_keys else _NOTHING
     model, provider, agent, thread_id, run_id, source_id = _names(usual[6:])
@@ -74,7 +79,7 @@ def _read(span: EndedSpan) -> Reading:
             if failed and semconv.ERROR_TYPE in attributes:
                 error = clean.label(attributes[semconv.ERROR_TYPE])
             if semconv.FIRST_CHUNK in attributes:
-                first_chunk = _seconds(attributes[semconv.FIRST_CHUNK])
+                first_chunk = as_seconds(attributes[semconv.FIRST_CHUNK])
             model = model or raw_model
             if seldom:
                 cost, messages, retries = _priced(seldom, reasons)
@@ -96,7 +101,6 @@ def _read(span: EndedSpan) -> Reading:
     if role is not CALL and role is not WEAK:
         provider = None
 
-    resource_key, service = _facts(resource)
     if role is AGENT:
         if dialect.agent_key is not None and dialect.agent_key not in attributes:
             role = AGGREGATE
@@ -155,6 +159,8 @@ def _read(span: EndedSpan) -> Reading:
             first_chunk,
         ),
     )
+    if words is not None:
+        remember(words, span, reading)
     return reading
 
 
@@ -227,10 +233,6 @@ def _split(model: str | None) -> tuple[str | None, str | None]:
     """(provider, model) of `provider/model`."""
     before, _, after = (model or "").partition("/")
     return (as_provider(before), after) if after else (None, model)
-
-
-def _seconds(value: object) -> float | None:
-    return float(value) if type(value) in (float, int) and 0 <= value < 1e6 else None  # type: ignore[operator,arg-type]
 
 
 def _stream_began(attributes: Mapping[str, Any], logged_at: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Final
 
@@ -105,8 +105,15 @@ def usage_of(
         return None, model, response_id
     if dialect.makes_up and _made_up(given_input, dialect, attributes):
         return None, model, response_id
+    given = (given_input, given_output, cache_read, cache_write, reasoning)
+    return inclusive(given, excludes_cache, excludes_reasoning), model, response_id
+
+
+def inclusive(given: Iterable[int | None], excludes_cache: bool, excludes_reasoning: bool = False) -> Usage | None:
+    """The counts (input, output, cache read, cache written, reasoning), each of which may be unknown, as one usage."""
+    given_input, given_output, cache_read, cache_write, reasoning = given
     if not given_input and not given_output:
-        return None, model, response_id  # a provider never answers with 0 and 0: LiteLLM writes it for "unknown"
+        return None  # a provider never answers with 0 and 0: LiteLLM writes it for "unknown"
     tokens_in, tokens_out = given_input or 0, given_output or 0
     cached, written, thought = cache_read or 0, cache_write or 0, reasoning or 0
     if excludes_cache or cached + written > tokens_in:
@@ -115,7 +122,7 @@ def usage_of(
     if excludes_reasoning or thought > tokens_out:
         tokens_out = min(tokens_out + thought, COUNT_LIMIT)
     usage: Usage = _new(Usage, (tokens_in, tokens_out, cached, written, thought, 0, 0, 0, 0, 0, 0))
-    return usage, model, response_id
+    return usage
 
 
 def _made_up(given_input: int | None, dialect: Library, attributes: Mapping[str, Any]) -> bool:

@@ -29,3 +29,8 @@ def as_tags(attributes: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
             if name and value:
                 tags.append((name, value))
     return tuple(sorted(tags)[: clean.MAX_TAGS])
+
+
+def as_seconds(value: object) -> float | None:
+    """Seconds, fewer than a million; None where it is no such number."""
+    return float(value) if type(value) in (float, int) and 0 <= value < 1e6 else None  # type: ignore[operator,arg-type]
