@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Engine, MetaData, Table, Text, inspect, text
+from next_release import STEPS, become
+from sqlalchemy import Engine, inspect, text
+from stored_release import StoredRelease
 from test_store import snap
 
 from runmeter_exporter import cli
@@ -16,12 +22,12 @@ from runmeter_exporter.store import RunStore, StoreUnavailable
 from runmeter_exporter.store.sql import setup, steps, upgrade
 from runmeter_exporter.store.sql import store as sql_store
 from runmeter_exporter.store.sql.schema import metadata
-from runmeter_exporter.store.sql.steps import Step
 from runmeter_exporter.store.sql.store import SqlRunStore
 from runmeter_exporter.upgrading import Upgrade
 
 BOTH = pytest.mark.parametrize("sql_url", ["sqlite", "postgresql"], indirect=True)
-NEXT = len(steps.STEPS) + 1
+LAST = STEPS[-1].number
+RELEASES = ("0.1.0",)
 Open = Callable[..., SqlRunStore]
 
 
@@ -36,26 +42,15 @@ def minor(engine: Engine) -> str | None:
 
 @pytest.fixture
 def next_release(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Called, makes this process one of a release with two steps more: a column and a table."""
-    more = MetaData()
-    for table in metadata.tables.values():
-        table.to_metadata(more)
-    more.tables["sources"].append_column(Column("host", Text))
-    Table("marks", more, Column("name", Text, primary_key=True))
-
-    def become() -> None:
-        added = Step(NEXT, "hosts of sources", ("sources.host",)), Step(NEXT + 1, "marks", ("marks",))
-        monkeypatch.setattr(steps, "STEPS", (*steps.STEPS, *added))
-        monkeypatch.setattr(upgrade, "metadata", more)
-
-    return become
+    """Called, makes this process one of the next release."""
+    return lambda: become(monkeypatch.setattr)
 
 
 def upgraded(engine: Engine) -> bool:
     """Whether both steps were taken, whole."""
     there = inspect(engine)
     columns = {column["name"] for column in there.get_columns("sources")}
-    return "host" in columns and there.has_table("marks") and minor(engine) == str(NEXT + 1)
+    return "host" in columns and there.has_table("marks") and minor(engine) == str(LAST)
 
 
 def test_the_list_keeps_its_rules() -> None:
@@ -109,6 +104,79 @@ def test_a_store_is_brought_up_in_place(
     assert older.verify() == store.verify() == []
 
 
+def options(index: Mapping[str, Any]) -> dict[str, str]:
+    """Which rows an index has, and the like."""
+    return {name: str(value) for name, value in index.get("dialect_options", {}).items()}
+
+
+def shape(engine: Engine) -> dict[str, Any]:
+    """Every table with its columns, key and indexes, whatever their order."""
+    there = inspect(engine)
+    found: dict[str, Any] = {}
+    for table in there.get_table_names():
+        columns = {column["name"]: (str(column["type"]), column["nullable"], column["default"])
+                   for column in there.get_columns(table)}  # fmt: skip
+        indexes = {index["name"]: (index["column_names"], bool(index["unique"]), options(index))
+                   for index in there.get_indexes(table)}  # fmt: skip
+        found[table] = columns, there.get_pk_constraint(table)["constrained_columns"], indexes
+    return found
+
+
+@BOTH
+@pytest.mark.parametrize("version", RELEASES)
+@pytest.mark.parametrize("quarter", [0, 1, 2, 3])
+def test_a_stored_release_is_upgraded_while_its_agents_write(
+    quarter: int, version: str, sql_url: str, tmp_path: Path, open_stores: Open, next_release: Callable[[], None],
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    """From what it left, amid what it does: nothing fails on either side, every token is there once, and the store is
+    what a new one would be. Meanwhile whoever only opens it, agent or reader, goes on with what there is."""
+    older = StoredRelease(version, sql_url)
+    next_release()
+    agent = open_stores(sql_url, create=None)
+    assert agent.usage(include_active=True)["total_tokens"] > 0
+    assert agent.verify() == []
+    there, failures = threading.Event(), []
+    due = len(older) * quarter // 4
+
+    def work() -> None:
+        try:
+            older.work(lambda number: number == due and there.set())
+        except BaseException as error:
+            failures.append(error)
+            there.set()
+
+    working = threading.Thread(target=work)
+    working.start()
+    there.wait()
+    assert agent.write([snap("newer", tokens=3)]).applied == 1
+    store = open_stores(sql_url, create=False)
+    assert store.migrate() == [step.what for step in steps.STEPS]
+    assert agent.write([snap("newer", revision=2, tokens=5)]).applied == 1
+    working.join()
+    assert failures == []
+    assert upgraded(store.engine)
+    assert shape(store.engine) == shape(another(request, open_stores, sql_url).engine)
+    totals = older.totals | {"active_runs": older.totals["active_runs"] + 1}
+    for reader in (agent, store):
+        assert reader.verify() == []
+        assert {name: reader.usage()[name] for name in totals} == totals  # type: ignore[literal-required]
+        assert [run["run_id"] for run in reader.runs(status="running")["runs"]].count("newer") == 1
+
+
+def another(request: pytest.FixtureRequest, open_stores: Open, url: str) -> SqlRunStore:
+    """A new store of the same kind."""
+    if url.startswith("sqlite"):
+        store = open_stores(f"{url}.new")
+    else:
+        server = request.getfixturevalue("postgres_server")
+        server.psql("DROP DATABASE IF EXISTS another WITH (FORCE);")
+        server.psql("CREATE DATABASE another;")
+        store = open_stores(server.get_uri(database="another"))
+    store.usage()
+    return store
+
+
 @BOTH
 def test_a_newer_store_is_no_mismatch(sql_url: str, open_stores: Open) -> None:
     """With more steps than this release knows it is used, and what it says of them stays."""
@@ -126,30 +194,34 @@ def test_a_newer_store_is_no_mismatch(sql_url: str, open_stores: Open) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("last", [name for step in STEPS for name in step.adds])
 def test_what_was_killed_in_the_middle_is_finished(
-    sql_url: str, open_stores: Open, next_release: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    last: str, sql_url: str, open_stores: Open, next_release: Callable[[], None]
 ) -> None:
-    """Between two steps, within one, and in a database that kept half of one: the next time all is done."""
+    """A process that is killed in a step leaves nothing of it, and the next one does what is left."""
     open_stores(sql_url).write([snap(tokens=1)])
+    script = Path(__file__).with_name("next_release.py")
+    assert subprocess.run([sys.executable, str(script), sql_url, last], check=False).returncode == -signal.SIGKILL
     next_release()
-    add, begun = upgrade._add, []
-
-    def dies(connection: Any, name: str) -> None:
-        add(connection, name)
-        begun.append(name)
-        if name == "marks":
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(upgrade, "_add", dies)
-        with pytest.raises(KeyboardInterrupt):
-            open_stores(sql_url).migrate()
     store = open_stores(sql_url)
-    assert minor(store.engine) == str(NEXT)
+    left = store.pending()
+    assert left == [step.what for step in STEPS][last == "marks" :]
     assert not inspect(store.engine).has_table("marks")
+    assert store.migrate() == left
+    assert upgraded(store.engine)
+    assert store.verify() == []
+
+
+@BOTH
+def test_what_is_there_already_is_left(sql_url: str, open_stores: Open, next_release: Callable[[], None]) -> None:
+    """A database that keeps its tables out of transactions may have half of a step."""
+    store = open_stores(sql_url)
+    store.write([snap(tokens=1)])
     with store.engine.begin() as connection:
         connection.execute(text("CREATE TABLE marks (name TEXT PRIMARY KEY)"))
-    assert store.migrate() == ["marks"]
+        connection.execute(text("ALTER TABLE sources ADD COLUMN host TEXT"))
+    next_release()
+    assert len(store.migrate()) == 2
     assert upgraded(store.engine)
 
 
@@ -215,7 +287,7 @@ def test_a_table_that_never_comes_free_is_said(
     sql_url: str, open_stores: Open, next_release: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gives up in time, and the store works as before."""
-    store = open_stores(sql_url, deadline=0.3)
+    store = open_stores(sql_url, deadline=2)
     store.write([snap(tokens=1)])
     next_release()
     monkeypatch.setattr(sql_store, "MIGRATE_DEADLINE", 0.0)
