@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 from next_release import STEPS, become
+from sidecar_process import until
 from sqlalchemy import Engine, inspect, text
 from stored_release import StoredRelease
 from test_store import snap
 
 from runmeter_exporter import cli
 from runmeter_exporter.console.doctor import store_report
-from runmeter_exporter.store import RunStore, StoreUnavailable
+from runmeter_exporter.console.options import Address
+from runmeter_exporter.serve import Config, run
+from runmeter_exporter.store import RunStore, StoreError, StoreUnavailable
 from runmeter_exporter.store.sql import setup, steps, upgrade
 from runmeter_exporter.store.sql import store as sql_store
 from runmeter_exporter.store.sql.schema import metadata
@@ -360,30 +363,92 @@ def test_the_command_says_what_it_does(
 ) -> None:
     """`--check` says it and exits 1, without it is done, then there is nothing to do; wrong use is exit code 2."""
 
-    def run(*arguments: str) -> tuple[int, str]:
+    def migrate(*arguments: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as left:
             cli.main(["migrate", *arguments])
         output = capsys.readouterr()
         return int(str(left.value)), output.out or output.err
 
-    code, said = run(sql_url)
+    code, said = migrate(sql_url)
     assert code == 2
     assert "no store" in said or "is missing" in said
     store = open_stores(sql_url)
     store.write([snap(tokens=1)])
-    assert run(sql_url, "--check") == (0, "nothing to do: the store has all that this release adds\n")
+    assert migrate(sql_url, "--check") == (0, "nothing to do: the store has all that this release adds\n")
     next_release()
     both = "to be added: hosts of sources\nto be added: marks\n"
-    assert run("--database-url", sql_url, "--check") == run(sql_url, "--check") == (1, both)
+    assert migrate("--database-url", sql_url, "--check") == migrate(sql_url, "--check") == (1, both)
     assert "marks" in store_report(sql_url)["advice"][-1]
     assert not upgraded(store.engine)
-    assert run(sql_url) == (0, both.replace("to be added", "added"))
+    assert migrate(sql_url) == (0, both.replace("to be added", "added"))
     assert upgraded(store.engine)
-    assert run(sql_url, "--json") == (0, '{\n  "added": []\n}\n')
-    assert run(sql_url, "--database-url", sql_url)[0] == run("memory://")[0] == run("nonsense")[0] == 2
+    assert migrate(sql_url, "--json") == (0, '{\n  "added": []\n}\n')
+    assert migrate(sql_url, "--database-url", sql_url)[0] == migrate("memory://")[0] == migrate("nonsense")[0] == 2
     with store.engine.begin() as connection:
         connection.execute(text("UPDATE meta SET value = '99' WHERE name = 'schema_version'"))
     for arguments in ((sql_url,), (sql_url, "--check")):
-        code, said = run(*arguments)
+        code, said = migrate(*arguments)
         assert code == 2
         assert "schema version 99, this runmeter needs 1" in said
+
+
+@BOTH
+@pytest.mark.parametrize("version", RELEASES)
+def test_sidecars_upgrade_a_store_when_they_start(
+    version: str, sql_url: str, open_stores: Open, next_release: Callable[[], None]
+) -> None:
+    """Two that start at once on what an older release left, while its agents write: each is ready with everything
+    there, one of them says what it added, and nothing is lost."""
+    older = StoredRelease(version, sql_url)
+    next_release()
+    said: list[list[str]] = [[], []]
+    stopping = threading.Event()
+    ready = threading.Semaphore(0)
+
+    def serve(lines: list[str]) -> None:
+        def say(line: str) -> None:
+            lines.append(line)
+            if line == "runmeter: ready":
+                ready.release()
+
+        patient = {"lease": 3600.0, "grace": 3600.0, "otlp_idle": 3600.0}
+        run(Config(listen=Address("127.0.0.1", 0), otlp_listen=None, database_url=sql_url, **patient), stopping, say)
+
+    threads = [threading.Thread(target=older.work), *(threading.Thread(target=serve, args=(each,)) for each in said)]
+    for thread in threads:
+        thread.start()
+    assert all(ready.acquire(timeout=60) for _ in said)
+    store = open_stores(sql_url)
+    until(lambda: upgraded(store.engine), "the store is upgraded")
+    threads[0].join()
+    stopping.set()
+    for thread in threads:
+        thread.join()
+    added = [line for lines in said for line in lines if "added to a store of an older release" in line]
+    assert ", ".join(added).count("marks") == ", ".join(added).count("hosts of sources") == 1
+    assert store.verify() == []
+    assert {name: store.usage()[name] for name in older.totals} == older.totals  # type: ignore[literal-required]
+
+
+@BOTH
+def test_an_older_store_that_is_put_back_is_noticed(
+    sql_url: str, open_stores: Open, next_release: Callable[[], None]
+) -> None:
+    """Whoever misses a column that was there looks again what the store has, and goes on with that."""
+    older = open_stores(sql_url)
+    older.write([snap(tokens=1)])
+    next_release()
+    store = open_stores(sql_url)
+    store.migrate()
+    with store.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE sources DROP COLUMN host"))
+        connection.execute(text("DELETE FROM meta WHERE name = :name"), {"name": setup.MINOR})
+
+    def work(rows: Any) -> int:
+        if rows.minor >= LAST:
+            rows._connection.execute(text("SELECT host FROM sources"))
+        return int(rows.minor)
+
+    with pytest.raises(StoreError, match="host"):
+        store._write(work)
+    assert store._write(work) == 0
