@@ -9,7 +9,7 @@ import pytest
 from recording import NOON, call, new, run_info, unpriced
 
 from runmeter.usage import Usage
-from runmeter_exporter.reaper import HOUSEKEEPING, Reaper
+from runmeter_exporter.reaper import HOUSEKEEPING, RECOVERY, Reaper
 from runmeter_exporter.recorder.core import RecorderCore
 from runmeter_exporter.recorder.totals import Ending
 from runmeter_exporter.store import StoreUnavailable
@@ -147,7 +147,7 @@ class Watched(MemoryRunStore):
 
 
 def test_nothing_is_judged_while_or_just_after_the_store_was_away(clock, caplog):
-    """An outage longer than the lease orphans nobody: all silences start anew."""
+    """An outage longer than the lease orphans nobody: its time does not count, and writers may come back first."""
     store = Watched()
     reaper = make_reaper(store, clock)
     store.write([snapshot("a")])
@@ -155,13 +155,27 @@ def test_nothing_is_judged_while_or_just_after_the_store_was_away(clock, caplog)
     store.away = True
     pass_time(clock, reaper, 3600)
     store.away = False
-    pass_time(clock, reaper, 30)
+    pass_time(clock, reaper, RECOVERY)
     assert store.orphaned == []
     pass_time(clock, reaper, 2)
     assert store.orphaned == ["a"]
     said = [record.getMessage() for record in caplog.records]
     assert sum("does not answer" in line for line in said) == 1
     assert sum("answers again" in line for line in said) == 1
+
+
+def test_what_was_learnt_before_an_outage_stays(clock):
+    """A store that is away for a moment every ten minutes keeps no idle run open, and no silent source alive."""
+    store = Watched()
+    reaper = make_reaper(store, clock)
+    store.write([snapshot("otlp"), snapshot("a", run_id="s")])
+    for _ in range(4):
+        pass_time(clock, reaper, 600)
+        store.away = True
+        pass_time(clock, reaper, 2)
+        store.away = False
+    assert store.run("r")["stop_reason"] == "idle"
+    assert store.orphaned == ["a"]
 
 
 def test_a_reaper_that_was_paused_does_not_hold_its_pause_against_others(clock):
@@ -232,22 +246,143 @@ def test_an_ended_door_2_run_closes_after_its_grace(store, clock):
     assert store.thread_usage("t")["total_tokens"] == 7
 
 
-def test_a_run_that_cannot_be_closed_keeps_no_other_open(store, clock, caplog):
-    """Closing fails for one run with something that is no outage: it is said, and the other runs close all the same."""
+class Refusing(Watched):
+    """A store that does not close some runs, and lets nobody's source go that is called so."""
 
-    def close(run_ids):
-        if "bad" in run_ids:
-            raise ValueError("a row that nobody can read")
-        store.close(run_ids)
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.bad: set[str] = set()
+        self.error = error
+        self.asked: list[list[str]] = []
 
-    reaper = make_reaper(store, clock, close_otlp=close)
-    for run_id in ("bad", "good"):
-        store.write([snapshot("otlp", run_id=run_id, status="success", final=True, ended_at=NOON)])
+    def close(self, run_ids):
+        self.asked.append(sorted(run_ids))
+        if self.bad & set(run_ids):
+            raise self.error
+        super().close(run_ids)
+
+    def orphan(self, source):
+        if source in self.bad:
+            raise self.error
+        return super().orphan(source)
+
+    def prune(self, older_than_ns, **options):
+        raise self.error
+
+    def ended(self, *run_ids: str) -> None:
+        """These wait for their grace."""
+        self.write([snapshot("otlp", run_id=run_id, status="success", final=True, ended_at=NOON) for run_id in run_ids])
+
+
+ERRORS = pytest.mark.parametrize(
+    "error", [StoreUnavailable("did not answer within 5 s"), ValueError("unreadable")], ids=repr
+)
+
+
+@ERRORS
+def test_a_run_that_cannot_be_closed_keeps_no_other_open(clock, caplog, error):
+    """Whatever closing it raises, it is set aside, said once; the others close, those that are due later too."""
+    store = Refusing(error)
+    reaper = make_reaper(store, clock)
+    runs = [f"r{number:03}" for number in range(200)]
+    store.bad = {"r107"}
+    store.ended(*runs)
     reaper.tick()
     pass_time(clock, reaper, 17)
-    assert store.run("good")["usage_state"] == "settled"
-    assert store.run("bad")["usage_state"] == "closing"
-    assert "run bad could not be closed" in caplog.text
+    assert [run.run_id for run in store.watch().runs] == ["r107"]
+    assert sum("r107" in some for some in store.asked) == 3  # all, a few, and alone: each may take a deadline
+    store.ended("later")
+    pass_time(clock, reaper, 17)
+    assert store.run("later")["usage_state"] == "settled"
+    assert caplog.text.count("run r107 could not be closed") == 1
+    assert "does not answer" not in caplog.text
+
+
+def test_what_is_set_aside_is_tried_less_and_less_often(clock, caplog):
+    """After a minute, two, four … up to an hour while others close; and it settles as soon as it can."""
+    store = Refusing(StoreUnavailable("too big"))
+    reaper = make_reaper(store, clock)
+    store.bad = {"bad"}
+    store.ended("bad")
+    tried = []
+    for second in range(7800):
+        if second % 30 == 0:
+            store.ended(f"r{second}")
+        pass_time(clock, reaper, 1)
+        tried += [second for some in store.asked if some == ["bad"]]
+        store.asked.clear()
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tried)]
+    for gap, minutes in zip(gaps[:7], (1, 2, 4, 8, 16, 32, 60), strict=True):
+        assert minutes * 60 <= gap <= minutes * 60 + 20
+    assert caplog.text.count("could not be closed") == 1
+    store.bad = set()
+    pass_time(clock, reaper, 3620)
+    assert store.run("bad")["usage_state"] == "settled"
+
+
+def test_a_store_that_can_only_be_read_is_held_against_no_run(clock, caplog):
+    """A full disk for an hour: it is said once, a look asks for few, and all is settled within two minutes after."""
+    store = Refusing(StoreUnavailable("disk is full"))
+    reaper = make_reaper(store, clock)
+    runs = [f"r{number:03}" for number in range(60)]
+    store.bad = set(runs)
+    store.ended(*runs)
+    for _ in range(10):
+        store.asked.clear()
+        pass_time(clock, reaper, 3)
+        assert len(store.asked) <= 3 * 8
+    pass_time(clock, reaper, 3600)
+    assert caplog.text.count("could not be closed") == 0
+    assert caplog.text.count("no run can be closed") == 1
+    store.bad = set()
+    pass_time(clock, reaper, 120)
+    assert store.watch().runs == []
+
+
+def test_an_outage_in_the_middle_of_a_look_sets_nobody_aside(clock):
+    """The runs that were due then close as soon as the store answers again, and has for a moment."""
+    store = Refusing(StoreUnavailable("away"))
+    reaper = make_reaper(store, clock)
+    store.ended("r1", "r2")
+    reaper.tick()
+    pass_time(clock, reaper, 15)
+
+    def goes_away(run_ids):
+        store.away = True
+        raise store.error
+
+    reaper._close = goes_away
+    pass_time(clock, reaper, 3)
+    store.away, reaper._close = False, store.close
+    pass_time(clock, reaper, RECOVERY + 1)
+    assert store.watch().runs == []
+
+
+@ERRORS
+def test_a_source_that_cannot_be_orphaned_keeps_no_other_alive(clock, caplog, error):
+    """Nor does it keep runs of door 2 open; it is said once."""
+    store = Refusing(error)
+    reaper = make_reaper(store, clock)
+    store.bad = {"a"}
+    store.ended("ended")
+    store.write([snapshot("a", run_id="mine"), snapshot("b", run_id="yours")])
+    pass_time(clock, reaper, 200)
+    assert store.run("mine")["status"] == "running"
+    assert store.run("yours")["usage_state"] == "lower_bound"
+    assert store.run("ended")["usage_state"] == "settled"
+    assert caplog.text.count("source a could not be closed") == 1
+
+
+def test_pruning_that_fails_is_no_outage(clock, caplog):
+    """Nothing that was learnt is forgotten for it, expiry happens, and it is said once."""
+    expired: list[int] = []
+    store = Refusing(ValueError("cannot prune"))
+    reaper = make_reaper(store, clock, retain=86_400.0, expire=expired.append, wall=lambda: NOON)
+    store.write([snapshot("otlp")])
+    pass_time(clock, reaper, 1810)
+    assert store.run("r")["stop_reason"] == "idle"
+    assert len(expired) == 31
+    assert caplog.text.count("cannot prune") == 1
 
 
 def test_a_door_2_run_whose_root_never_ends_is_idle_in_the_end(store, clock):

@@ -42,7 +42,8 @@ def close_runs(intake: Intake, run_ids: Sequence[str]) -> Iterator[float]:
         start += len(some)
         at_once = max(1, at_once // 2) if took > AT_LENGTH else min(AT_ONCE, 2 * at_once)
         # SQLite's writers look for their turn now and then; whoever asks again at once leaves them none.
-        yield min(took, 0.1) if start < len(ids) else 0.0
+        # After the last step too: the reaper may have more, a few at a time.
+        yield min(took, 0.1)
 
 
 def expire(intake: Intake, now: int, retention: float) -> int:
