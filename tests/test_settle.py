@@ -11,9 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runmeter.counting.lookalikes import Lookalikes
-from runmeter.counting.same_call import INNER, OUTER, SAME, broke_off, models_agree, nested, same_id, together
+from runmeter.counting.same_call import (
+    INNER,
+    OUTER,
+    SAME,
+    alike,
+    broke_off,
+    models_agree,
+    nested,
+    same_id,
+    together,
+    twin_keys,
+)
 from runmeter.counting.settler import Settler
 from runmeter.reading.read import Reading, Role
+from runmeter.reading.roles import BEGINNING, WHOLE
 from runmeter.spans import Change
 from runmeter.usage import ZERO, Usage
 
@@ -514,6 +526,43 @@ def test_a_stream_that_broke_off_is_one_call() -> None:
     other = reading(2, trace_id=2, scope="b", usage=Usage(10, 1), started_at=10 * MS, ended_at=40 * MS)
     assert settled([one, other]).totals == Usage(10, 1, calls=1, messages=1)
     assert settled([one._replace(usage=Usage(10, 4)), other._replace(usage=Usage(10, 3))]).totals.calls == 2
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            reading,
+            st.just(1),
+            scope=st.sampled_from(["a", "b", "litellm", "runmeter"]),
+            usage=st.sampled_from([None, Usage(10, 0), Usage(10, 5)]),
+            response_id=st.sampled_from([None, None, "r"]),
+            started_at=st.sampled_from([0, MS, 2 * MS, 5 * MS, 40 * MS, 200 * MS, 300 * MS]),
+            ended_at=st.sampled_from([300 * MS, 303 * MS, 320 * MS, 560 * MS]),
+            stream_log=st.booleans(),
+            tells=st.sampled_from([WHOLE, WHOLE, BEGINNING]),
+        ),
+        min_size=2,
+        max_size=8,
+    ),
+    st.integers(0, 6),
+)
+def test_whatever_is_alike_is_looked_at(calls: list[Reading], forgotten: int) -> None:
+    """The look into the index is as wide as two spans of one call may lie apart, and no forgotten call is found."""
+    calls = [call._replace(trace_id=number, span_id=number) for number, call in enumerate(calls)]
+    index = Lookalikes(limit=max(1, len(calls) - 1 - forgotten))
+    for number, call in enumerate(calls[:-1]):
+        index.add(f"run {number}", call)
+    asked = calls[-1]
+    known = [(number, call) for number, call in enumerate(calls[:-1])][-max(1, len(calls) - 1 - forgotten) :]
+    shared = {
+        f"run {number}"
+        for number, call in known
+        if alike(asked, call) is not None and set(twin_keys(asked)) & set(twin_keys(call))
+    }
+    same_kind = {f"run {number}" for number, call in known if call.scope == asked.scope}
+    found = index.runs(asked)
+    assert shared - same_kind <= found <= shared
 
 
 def test_all_spans_of_a_call_move_together() -> None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Hashable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
-from runmeter.counting.same_call import BY_ID, STREAM_SLACK, Likeness, alike, twin_keys
+from runmeter.counting.same_call import BY_ID, SLACK, STREAM_SLACK, Likeness, alike, may_stand_apart, twin_keys
 from runmeter.reading.read import Reading
 from runmeter.reading.roles import REREAD
 
@@ -39,13 +39,15 @@ T = TypeVar("T", bound=Timed)
 class _Crowd(Generic[T]):
     """The entries of a key that has more than one."""
 
-    __slots__ = ("entries", "longest")
+    __slots__ = ("entries", "longest", "slack")
 
-    def __init__(self) -> None:
+    def __init__(self, slack: int = STREAM_SLACK) -> None:
         self.entries: list[tuple[int, int, T]] = []
         """(begin, tie, entry), in order."""
         self.longest = 0
         """Nanoseconds of the longest."""
+        self.slack = slack
+        """Nanoseconds between an entry and what it may have to do with."""
 
     def put(self, tie: int, entry: T) -> None:
         entries, began = self.entries, entry.started_at
@@ -62,6 +64,21 @@ class _Crowd(Generic[T]):
         entries = self.entries
         oldest = entries[0]
         del entries[0 if oldest[0] == started_at and oldest[1] == tie else bisect_left(entries, (started_at, tie))]
+
+    def near(self, started_at: int, ended_at: int, slack: int, *, whenever: bool = False) -> Iterator[T]:
+        """Those that may have to do with what was under way then, by their `slack` or its own."""
+        entries = self.entries
+        slack = max(slack, self.slack)
+        reach = started_at - slack - self.longest
+        if not whenever and entries[-1][0] < reach:
+            return
+        latest = ended_at + slack
+        if len(entries) > 2 * NEIGHBOURS:
+            at = bisect_left(entries, (started_at,))
+            entries = entries[max(0, at - NEIGHBOURS) : at + NEIGHBOURS + 1]
+        for began, _, entry in entries:
+            if whenever or reach <= began <= latest:
+                yield entry
 
 
 class ByTime(Generic[T]):
@@ -92,34 +109,25 @@ class ByTime(Generic[T]):
                 return
         del self._lines[key]
 
-    def near(self, key: Hashable, started_at: int, ended_at: int, *, whenever: bool = False) -> Iterator[T]:
-        """Entries that may have been under way at the same time, or `whenever`: at most `NEIGHBOURS` that began before
-        and after."""
+    def near(self, key: Hashable, started_at: int, ended_at: int) -> Iterator[T]:
+        """Entries that may have been under way at the same time: at most `NEIGHBOURS` that began before and after."""
         line = self._lines.get(key)
         if line is None:
             return
-        latest = ended_at + STREAM_SLACK
-        if not isinstance(line, _Crowd):
-            entry = line[1]
-            if whenever or (started_at - STREAM_SLACK <= entry.ended_at and entry.started_at <= latest):
-                yield entry
-            return
-        entries = line.entries
-        reach = started_at - STREAM_SLACK - line.longest
-        if not whenever and entries[-1][0] < reach:
-            return
-        if len(entries) > 2 * NEIGHBOURS:
-            at = bisect_left(entries, (started_at,))
-            entries = entries[max(0, at - NEIGHBOURS) : at + NEIGHBOURS + 1]
-        for began, _, entry in entries:
-            if whenever or reach <= began <= latest:
-                yield entry
+        if isinstance(line, _Crowd):
+            yield from line.near(started_at, ended_at, STREAM_SLACK)
+        elif _near(line[1], started_at, ended_at, STREAM_SLACK):
+            yield line[1]
+
+
+def _near(entry: Timed, started_at: int, ended_at: int, slack: int) -> bool:
+    return started_at - slack <= entry.ended_at and entry.started_at <= ended_at + slack
 
 
 class Known:
     """A call as it is known: what a span said, and the run that has it."""
 
-    __slots__ = ("ended_at", "names", "reading", "run_id", "started_at")
+    __slots__ = ("ended_at", "names", "reading", "run_id", "slack", "started_at")
 
     def __init__(self, run_id: str, reading: Reading, names: tuple[str, ...]) -> None:
         self.run_id = run_id
@@ -128,6 +136,8 @@ class Known:
         """Its twin keys."""
         self.started_at = reading.started_at
         self.ended_at = reading.ended_at
+        self.slack = STREAM_SLACK if may_stand_apart(reading) else SLACK
+        """Nanoseconds between it and what may be the same call."""
 
 
 class Lookalikes:
@@ -136,10 +146,9 @@ class Lookalikes:
     def __init__(self, *, limit: int = 4096) -> None:
         self._limit = limit
         self._known: dict[tuple[int, int], Known] = {}
-        self._by_time: ByTime[Known] = ByTime()
-        self._scopes: dict[str, str | dict[str, int]] = {}
-        """Twin key → the instrumentation that told of a call under it, or all that did, and of how many. Each has an
-        order of time of its own: a crowd of one's own kind does not stand between a call and its twin."""
+        self._lines: dict[str, Known | dict[str, _Crowd[Known]]] = {}
+        """Twin key → the one call under it, or all by the instrumentation that told of them. Each has an order of time
+        of its own: a crowd of one's own kind does not stand between a call and its twin."""
         self._oldest: deque[tuple[int, int]] = deque()
         self._named: tuple[Reading | None, tuple[str, ...]] = None, ()
 
@@ -155,16 +164,15 @@ class Lookalikes:
             return
         known = self._known[key] = Known(run_id, reading, names)
         self._oldest.append(key)
-        scope, tie = reading.scope, hash(key)
+        lines = self._lines
         for name in names:
-            self._by_time.put((name, scope), tie, known)
-            scopes = self._scopes.get(name)
-            if scopes is None:
-                self._scopes[name] = scope
-                continue
-            if isinstance(scopes, str):
-                scopes = self._scopes[name] = {scopes: 1}
-            scopes[scope] = scopes.get(scope, 0) + 1
+            line = lines.get(name)
+            if line is None:
+                lines[name] = known
+            elif isinstance(line, Known):
+                lines[name] = _stand(known, _stand(line, {}))
+            else:
+                _stand(known, line)
         if len(self._oldest) > self._limit:
             self._forget(self._oldest.popleft())
 
@@ -220,16 +228,30 @@ class Lookalikes:
         return self._named[1]
 
     def _near(self, name: str, reading: Reading) -> Iterator[Known]:
+        line = self._lines.get(name)
+        if line is None:
+            return
         whenever = reading.tells == REREAD
-        scopes = self._scopes.get(name, ())
-        for scope in (scopes,) if isinstance(scopes, str) else scopes:
-            # One instrumentation tells of a call once, but for a stream's log and for what is known by an id.
-            if scope != reading.scope or "=" in name or reading.stream_log or reading.usage is None:
-                yield from self._by_time.near((name, scope), reading.started_at, reading.ended_at, whenever=whenever)
+        slack = STREAM_SLACK if may_stand_apart(reading) else SLACK
+        # One instrumentation tells of a call once, but for a stream's log and for what is known by an id.
+        but = None if "=" in name or reading.stream_log or reading.usage is None else reading.scope
+        if isinstance(line, Known):
+            if line.reading.scope != but and (
+                whenever or _near(line, reading.started_at, reading.ended_at, max(slack, line.slack))
+            ):
+                yield line
+            return
+        for scope, crowd in line.items():
+            if scope != but:
+                yield from crowd.near(reading.started_at, reading.ended_at, slack, whenever=whenever)
 
     def _taken(self, name: str, known: Known, reading: Reading, likeness: Likeness) -> bool:
         """Its run has another span of this instrumentation, which has to do with it as plainly."""
-        for rival in self._by_time.near((name, reading.scope), known.started_at, known.ended_at):
+        line = self._lines.get(name)
+        crowd = line.get(reading.scope) if isinstance(line, dict) else None
+        if crowd is None:
+            return False
+        for rival in crowd.near(known.started_at, known.ended_at, known.slack):
             if rival is not known and rival.run_id == known.run_id:
                 theirs = alike(rival.reading, known.reading)
                 if theirs is not None and theirs[0] <= likeness[0]:
@@ -240,15 +262,27 @@ class Lookalikes:
         known = self._known.pop(key)
         scope = known.reading.scope
         for name in known.names:
-            self._by_time.drop((name, scope), hash(key), known.started_at)
-            scopes = self._scopes[name]
-            if not isinstance(scopes, str):
-                scopes[scope] -= 1
-                if not scopes[scope]:
-                    del scopes[scope]
-                if scopes:
+            line = self._lines[name]
+            if isinstance(line, dict):
+                crowd = line[scope]
+                crowd.drop(hash(key), known.started_at)
+                if not crowd.entries:
+                    del line[scope]
+                if line:
                     continue
-            del self._scopes[name]
+            del self._lines[name]
+
+
+def _stand(known: Known, line: dict[str, _Crowd[Known]]) -> dict[str, _Crowd[Known]]:
+    """Put it among those of its instrumentation."""
+    scope = known.reading.scope
+    crowd = line.get(scope)
+    if crowd is None:
+        crowd = line[scope] = _Crowd(known.slack)
+    elif known.slack > crowd.slack:
+        crowd.slack = known.slack
+    crowd.put(hash(known.reading.key), known)
+    return line
 
 
 def _belong(twin: Reading, other: Reading) -> bool:

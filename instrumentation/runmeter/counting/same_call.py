@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from runmeter.reading import semconv
 from runmeter.reading.libraries import AFTER_THE_FACT, OWN_IDS, RAW_SUFFIX, WRAPS_ITSELF
 from runmeter.reading.read import Reading
-from runmeter.reading.roles import BEGINNING, CALL, REREAD, WEAK
+from runmeter.reading.roles import BEGINNING, CALL, REREAD, WEAK, WHOLE
 from runmeter.usage import Usage
 
 SLACK: Final = 3_000_000
@@ -196,6 +196,11 @@ def begins(stream: Reading, client: Reading) -> bool:
         and stream.started_at - SLACK <= client.started_at <= stream.ended_at + STREAM_SLACK
         and agree(stream.usage, client.usage)
     )
+
+
+def may_stand_apart(reading: Reading) -> bool:
+    """Between it and another span of its call there may be `STREAM_SLACK`, and not only what two clocks differ by."""
+    return reading.stream_log or reading.tells != WHOLE or reading.scope == semconv.SCOPE
 
 
 def may_repeat(reading: Reading) -> bool:
