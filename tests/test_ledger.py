@@ -11,8 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, delete
 
-from runmeter_exporter.store.ledger_row import INHERITED, PINNED, STAMPED, default_run, implied_trace
-from runmeter_exporter.store.sql.ledger import Ledger, MemoryLedger, Row, SqlLedger, spans
+from runmeter_exporter.store.ledger_row import (
+    ARRIVALS,
+    INHERITED,
+    PINNED,
+    STAMPED,
+    Arrival,
+    TooMany,
+    default_run,
+    implied_trace,
+    pack_keys,
+    unpack_keys,
+)
+from runmeter_exporter.store.sql.ledger import Ledger, MemoryLedger, Row, SqlLedger, arrivals, spans
 
 Open = Callable[[], AbstractContextManager[Ledger]]
 """One transaction on an empty or used ledger: committed when left, undone by an exception."""
@@ -33,7 +44,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
     sqlite = f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'ledger.db'}"
     made = {"sqlite": create_engine(sqlite), "postgresql": create_engine(url)}
     for engine in made.values():
-        spans.metadata.create_all(engine, tables=[spans])
+        spans.metadata.create_all(engine, tables=[spans, arrivals])
     yield made
     for engine in made.values():
         engine.dispose()
@@ -48,6 +59,7 @@ def transaction(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> O
     if engine is not None:
         with engine.begin() as connection:
             connection.execute(delete(spans))
+            connection.execute(delete(arrivals))
 
     @contextmanager
     def opened() -> Iterator[Ledger]:
@@ -209,13 +221,25 @@ def test_sql_does_as_memory_does(engines: dict[str, Engine], data: st.DataObject
     memory = MemoryLedger()
     with engines["sqlite"].begin() as connection:
         connection.execute(delete(spans))
+        connection.execute(delete(arrivals))
         sql = SqlLedger(connection)
         for _ in range(data.draw(st.integers(1, 12))):
-            step = data.draw(st.sampled_from(["insert", "move", "forget", "price"]))
+            step = data.draw(st.sampled_from(["insert", "move", "forget", "price", "arrive", "over"]))
             known = sorted(row.key for row in memory.traces([1, 2, 3]))
             if step == "insert":
                 batch = list({row.key: row for row in data.draw(st.lists(row, max_size=6))}.values())
                 assert memory.insert(batch) == sql.insert(batch)
+            elif step == "arrive":
+                turns = [0, *data.draw(st.lists(st.integers(1, 3 * ARRIVALS), min_size=1, max_size=3))]
+                since, turn = sorted({sum(turns[:-1]), sum(turns)})
+                arrival = Arrival(data.draw(run), since, turn, data.draw(st.none() | st.just(pack_keys([(1, 2)]))))
+                latest = max((one.turn for one in memory.arrived(arrival.run_id, 0)), default=0)
+                if turn > latest:
+                    memory.arrive([arrival])
+                    sql.arrive([arrival])
+            elif step == "over":
+                memory.over(["a"])
+                sql.over(["a"])
             elif step == "forget":
                 forgotten = [data.draw(run)]
                 assert memory.forget(forgotten) == sql.forget(forgotten)
@@ -232,3 +256,61 @@ def test_sql_does_as_memory_does(engines: dict[str, Engine], data: st.DataObject
             runs = ["a", "b", *map(default_run, (1, 2, 3))]
             assert by_key(sql.runs(runs)) == by_key(memory.runs(runs))
             assert [sql.last_seen(run_id) for run_id in runs] == [memory.last_seen(run_id) for run_id in runs]
+            assert [sql.traces_of(run_id) for run_id in runs[:2]] == [memory.traces_of(run_id) for run_id in runs[:2]]
+            assert by_key(sql.at([(1, 1), (1, 9), (3, 2)])) == by_key(memory.at([(1, 1), (1, 9), (3, 2)]))
+            for run_id in (*runs, None):
+                pages = [[row.key for row in one.page(1, run_id, 1, 2)] for one in (sql, memory)]
+                assert pages[0] == pages[1]
+            for run_id in runs:
+                kept = [list(held.arrived(run_id, 0))[-1:] for held in (sql, memory)]
+                assert kept[0] == kept[1]
+
+
+def test_what_is_too_much_is_named_and_the_rest_is_had(transaction: Open) -> None:
+    """Of several traces or runs only those that are too large are named; others are as long as they like together."""
+    rows = [Row(trace, span, None, default_run(trace)) for trace in range(1, 6) for span in range(1, 5)]
+    rows += [Row(9, span, None, "explicit") for span in range(1, 8)]
+    with transaction() as ledger:
+        ledger.insert(rows)
+    with transaction() as ledger:
+        assert len(ledger.traces(range(1, 6), 4)) == 20
+        assert len(ledger.runs([default_run(trace) for trace in range(1, 6)], 4)) == 20
+        with pytest.raises(TooMany) as told:
+            ledger.traces([1, 9, 2], 4)
+        assert told.value.ids == [9]
+        with pytest.raises(TooMany) as told:
+            ledger.runs(["explicit", default_run(1)], 6)
+        assert told.value.ids == ["explicit"]
+
+
+def test_a_run_is_had_page_by_page(transaction: Open) -> None:
+    """All rows, once, in order, of whichever traces they are."""
+    places = [(trace, span) for trace in (T2, T1) for span in range(1, 9)]
+    rows = [Row(*place, None, "ab"[place[1] % 2], reading=b"[]") for place in places]
+    with transaction() as ledger:
+        ledger.insert(rows)
+    with transaction() as ledger:
+        found: list[Row] = []
+        for trace_id in ledger.traces_of("a"):
+            after = 0
+            while page := ledger.page(trace_id, "a", after, 3):
+                found += page
+                after = page[-1].span_id
+    assert found == sorted(row for row in rows if row.run_id == "a")
+
+
+def test_arrivals_are_had_in_order_until_they_are_old(transaction: Open) -> None:
+    """Those after a turn; the last ones at least; none of a run that is over, or of whom nothing is remembered."""
+    with transaction() as ledger:
+        for turn in range(1, 3 * ARRIVALS):
+            ledger.arrive([Arrival("a", turn, turn + 1, pack_keys([(T1, turn), (T2, turn)]))])
+        ledger.arrive([Arrival("b", 1, 2, None)])
+    with transaction() as ledger:
+        last = ledger.arrived("a", 2 * ARRIVALS)
+        assert [one.turn for one in last] == list(range(2 * ARRIVALS + 1, 3 * ARRIVALS + 1))
+        assert unpack_keys(last[-1].keys or b"") == [(T1, 3 * ARRIVALS - 1), (T2, 3 * ARRIVALS - 1)]
+        assert len(ledger.arrived("a", 0)) <= 2 * ARRIVALS
+        ledger.over(["a"])
+        assert (ledger.arrived("a", 0), ledger.arrived("b", 0)) == ([], [Arrival("b", 1, 2, None)])
+        ledger.forget(["b"])
+        assert ledger.arrived("b", 0) == []

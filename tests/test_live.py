@@ -96,29 +96,36 @@ def live(store: RunStore) -> Usage:
 
 
 @settings(max_examples=120, deadline=None)
-@given(history=histories(), one_agent=st.booleans(), seed=st.integers(0, 2**32), restarts=st.booleans())
+@given(
+    history=histories(),
+    one_agent=st.booleans(),
+    seed=st.integers(0, 2**32),
+    restarts=st.booleans(),
+    sidecars=st.integers(1, 3),
+)
 def test_every_prefix_counts_the_calls_seen_so_far(
-    history: list[Told], one_agent: bool, seed: int, restarts: bool
+    history: list[Told], one_agent: bool, seed: int, restarts: bool, sidecars: int
 ) -> None:
-    """Door 2, any order, any batches, restarted in between or not: live totals are the plain count at every moment, and
-    closing finds nothing out."""
+    """Door 2, any order, any batches, restarted in between or not, whichever sidecar gets them: live totals are the
+    plain count at every moment, and closing finds nothing out."""
     draw = random.Random(seed)
     arrivals = [(number, span) for number, spans in spans_of(history, one_agent=one_agent).items() for span in spans]
     draw.shuffle(arrivals)
     store = open_store("memory://")
-    ingest = Ingest(store, price=unpriced)
+    ingests = [Ingest(store, price=unpriced) for _ in range(sidecars)]
     seen: set[int] = set()
     while arrivals:
         batch = [arrivals.pop() for _ in range(min(len(arrivals), draw.randint(1, 5)))]
-        ingest.submit([read(span) for _, span in batch])
+        number = draw.randrange(sidecars)
+        ingests[number].submit([read(span) for _, span in batch])
         seen.update(number for number, _ in batch)
         assert counts(live(store)) == plain_count(history, seen)
         if restarts:
-            assert ingest.stop()
-            ingest = Ingest(store, price=unpriced)
+            assert ingests[number].stop()
+            ingests[number] = Ingest(store, price=unpriced)
     before = live(store)
-    ingest.close_runs([run.run_id for run in store.watch().runs])
-    assert ingest.stop()
+    ingests[-1].close_runs([run.run_id for run in store.watch().runs])
+    assert all(ingest.stop() for ingest in ingests)
     assert usage_of(store.usage()) == before
     assert store.verify() == []
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 
 from runmeter.runs.shares import shared_run
 from runmeter_exporter.ingest.fold import RunFold, holds
-from runmeter_exporter.ingest.intake import HOUR, Folds, Intake, Key, recorded_for, recorded_runs
+from runmeter_exporter.ingest.intake import HOUR, Closing, Intake, recorded_for, recorded_runs
+from runmeter_exporter.ingest.remembered import Folds, Large
 from runmeter_exporter.ingest.sharing import Sharing, calls_in, lock_with_others
 from runmeter_exporter.ingest.traces import Move, Trace
 from runmeter_exporter.store import Transaction
-from runmeter_exporter.store.ledger_row import INHERITED, Row, implied_trace, reading_of
+from runmeter_exporter.store.ledger_row import INHERITED, Key, implied_trace, reading_of
 from runmeter_exporter.totals.run import StoredRun, is_otlp
 
 AT_ONCE = 50
@@ -32,9 +33,17 @@ def close_runs(intake: Intake, run_ids: Sequence[str]) -> Iterator[float]:
     while start < len(ids):
         some = ids[start : start + at_once]
         began = time.monotonic()
-        closed = intake.transact(lambda tx, some=some: _close(intake, tx, some))  # type: ignore[misc]
+        try:
+            closed = intake.transact(lambda tx, some=some: _close(intake, tx, some))  # type: ignore[misc]
+        except Large as large:
+            yield from (0.0 for _ in intake.remembered.warm_up(large))
+            continue
         for fold, rows in closed:
-            if rows:
+            if rows is None:
+                for page in intake.remembered.pages(fold.run_id):
+                    fold.fill([row for row in page if not row.order], closed=False)
+                    yield 0.0
+            elif rows:
                 fold.fill(rows, closed=False)
             fold.close()
             intake.decided(fold)
@@ -55,10 +64,8 @@ def expire(intake: Intake, now: int, retention: float) -> int:
     while hour is not None and hour < until:
         after = 0
         while True:
-            count, last = intake.transact(lambda tx, hour=hour, after=after: (_forget(tx, hour, after, until), []))  # type: ignore[misc]
-            if count:
-                forgotten += count
-                intake.forget()
+            count, last = intake.transact(lambda tx, at=(hour, after): (_forget(intake, tx, at, until), []))  # type: ignore[misc]
+            forgotten += count
             if last is None:
                 break
             after = last
@@ -66,15 +73,16 @@ def expire(intake: Intake, now: int, retention: float) -> int:
     return forgotten
 
 
-def _forget(tx: Transaction, hour: int, after: int, until: int) -> tuple[int, int | None]:
-    """(rows deleted, the trace to go on behind) of a page of the traces that were taken in this hour."""
-    traces = tx.ledger.taken_in(hour, after, AT_ONCE)
+def _forget(intake: Intake, tx: Transaction, place: tuple[int, int], until: int) -> tuple[int, int | None]:
+    """(rows deleted, the trace to go on behind) of a page of the traces that were taken in an hour, behind a trace."""
+    traces = tx.ledger.taken_in(*place, AT_ONCE)
     if not traces:
         return 0, None
     run_ids = tx.ledger.runs_in(traces)
     tx.lock(run_ids)
-    over = [run_id for run_id in run_ids if _is_over(tx.runs.get(run_id))]
-    return tx.ledger.forget([run_id for run_id in over if tx.ledger.last_seen(run_id) < until]), traces[-1]
+    over = [run_id for run_id in run_ids if _is_over(tx.runs.get(run_id)) and tx.ledger.last_seen(run_id) < until]
+    intake.remembered.forgotten(over, traces)
+    return tx.ledger.forget(over), traces[-1]
 
 
 def _is_over(stored: StoredRun | None) -> bool:
@@ -83,8 +91,8 @@ def _is_over(stored: StoredRun | None) -> bool:
 
 def _close(
     intake: Intake, tx: Transaction, run_ids: Sequence[str]
-) -> tuple[list[tuple[RunFold, list[Row]]], list[RunFold]]:
-    """(what closed, see `Intake.closing`; folds that are current), in one transaction, so that of two halves of a pair
+) -> tuple[list[Closing], list[RunFold]]:
+    """(what closed; folds that are current), in one transaction, so that of two halves of a pair
     that close at once the second finds the first."""
     run_ids = _with_their_wholes(tx, run_ids)
     touched: Folds = {}
@@ -97,6 +105,7 @@ def _close(
     left = [run_id for run_id in ours if run_id in tx.runs]
     found = intake.closing(tx, touched, left)
     tx.close(run_ids)
+    tx.ledger.over(run_ids)
     return [found[run_id] for run_id in left if tx.runs[run_id].closed], list(touched.values())
 
 
@@ -163,7 +172,7 @@ def _shared(intake: Intake, tx: Transaction, touched: Folds, run_id: str) -> Non
 
 def _current(intake: Intake, tx: Transaction, touched: Folds, run_ids: set[str]) -> Folds:
     """The folds of these runs: those of this transaction, else as stored."""
-    touched.update(intake.folds(tx, sorted(run_ids - touched.keys())))
+    touched.update(intake.remembered.folds(tx, sorted(run_ids - touched.keys())))
     return touched
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -16,7 +16,16 @@ from runmeter.sink import TERMINAL
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
 from runmeter_exporter.scopes import RECORDED
-from runmeter_exporter.store.ledger_row import Row, begins, default_run, implied_trace, reading_of
+from runmeter_exporter.store.ledger_row import (
+    Arrival,
+    Key,
+    Row,
+    begins,
+    default_run,
+    implied_trace,
+    pack_keys,
+    reading_of,
+)
 from runmeter_exporter.totals.cells import Cells
 from runmeter_exporter.totals.run import CellKey, RunSnapshot, StoredRun, is_otlp
 
@@ -48,6 +57,10 @@ class RunFold:
         self.settler = Settler(limit=SPAN_LIMIT)
         self.revisions: dict[str, int] = {}
         """What the store knew of door 2's sources when this was the fold: somebody else's spans raise them."""
+        self.read: Container[Key] = ()
+        """Rows that were read while others may have written: they may be in what arrived after these revisions, too."""
+        self._joined: list[Key] | None = []
+        """Rows that joined since the fold was stored; None where others left."""
         self.order = 0
         """The place of the last reading that came after closing."""
         self.begun = False
@@ -72,7 +85,7 @@ class RunFold:
         self._recorders: set[str] = set()
 
     def fill(self, rows: Sequence[Row], *, closed: bool) -> None:
-        """Fold the run's ledger rows; `closed`: the settled totals hold its usage."""
+        """Fold the run's ledger rows, all of them or more of them; `closed`: the settled totals hold its usage."""
         for row in rows:
             self.fix(row.priced)
         for row in sorted(rows, key=lambda row: row.order):  # the set first, then the sequence
@@ -107,13 +120,20 @@ class RunFold:
     def add(self, reading: Reading, order: int = 0) -> bytes | None:
         """A reading joins the run, at place `order` after its closing; what that priced, for `Row.priced`."""
         self.order = max(self.order, order)
+        if self._joined is not None:
+            self._joined.append(reading.key)
         self._add(reading)
         priced, self._priced = b"".join(self._priced), []
         return priced or None
 
     def remove(self, reading: Reading) -> None:
         """A reading moved to the run that keeps its call. That the run was under way then is true all the same."""
+        self.left()
         self._apply(self.settler.remove(*reading.key), source_of(reading))
+
+    def left(self) -> None:
+        """Rows are no longer in the run: who folded it before has to read it whole."""
+        self._joined = None
 
     def _add(self, reading: Reading) -> None:
         self._know(reading)
@@ -126,7 +146,21 @@ class RunFold:
     def stored(self, stored: StoredRun | None) -> None:
         """This is the fold of what is stored now."""
         self.revisions = _revisions(stored)
+        self._joined = []
         self._recorders = {source for source in stored.sources if not is_otlp(source)} if stored is not None else set()
+
+    @property
+    def turn(self) -> int:
+        """How far the run had come when this was its fold; see `turn_of`."""
+        return sum(self.revisions.values())
+
+    def arrival(self, stored: StoredRun | None) -> Arrival | None:
+        """What the run's rows went through since this was what is stored, now that `stored` is; None, where nobody can
+        have folded the run before."""
+        since, turn = self.turn, turn_of(stored)
+        if not since or turn <= since:
+            return None
+        return Arrival(self.run_id, since, turn, None if self._joined is None else pack_keys(self._joined))
 
     def take_fates(self) -> Fates:
         """What became, for good, of spans since this was last asked. A process that recorded the run has counted its
@@ -323,6 +357,11 @@ def holds(stored: StoredRun | None) -> bool:
     if stored is None:
         return False
     return stored.closed or any(any(cell.settled) for (source, _), cell in stored.cells.items() if is_otlp(source))
+
+
+def turn_of(stored: StoredRun | None) -> int:
+    """How far a run has come: each transaction of door 2 that changes it goes beyond the last, whoever's it is."""
+    return sum(_revisions(stored).values())
 
 
 def _revisions(stored: StoredRun | None) -> dict[str, int]:

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from runmeter.reading.read import Reading
 from runmeter.spans import Call
@@ -23,6 +23,7 @@ from runmeter_exporter.ingest.closing import close_runs, expire
 from runmeter_exporter.ingest.intake import Intake
 from runmeter_exporter.ingest.otlp import OtlpError
 from runmeter_exporter.ingest.otlp.reading import not_ahead, reading_of
+from runmeter_exporter.ingest.remembered import Large
 from runmeter_exporter.prices import PriceBook
 from runmeter_exporter.store import Heartbeat, RefusedValue, RunStore, StoreError, StoreUnavailable
 
@@ -96,6 +97,10 @@ class Ingest:
         self._stopping = False
         self._failing = False
         """Said in the log, and not over."""
+        self._warming: dict[int | str, Iterator[None]] = {}
+        """What is read page by page before spans of it can be taken …"""
+        self._held: set[int] = set()
+        """… and the traces that wait for it."""
         self._changed = threading.Condition()
         self._writing = threading.Lock()
         """Held by whoever uses the intake: the writer, or who closes and expires."""
@@ -213,12 +218,14 @@ class Ingest:
     def _write(self) -> None:
         while True:
             with self._changed:
-                if not self._waiting and not self._stopping:
+                if not self._waiting and not self._stopping and not self._warming:
                     self._changed.wait(HEARTBEAT / 4)
                 requests = self._next()
                 stopping = self._stopping and not requests
             if requests:
                 self._store_all(requests)
+            if self._warming:
+                self._warm_up()
             if stopping or self._clock() - self._beaten >= HEARTBEAT:
                 self._tell()
             if stopping:
@@ -239,6 +246,9 @@ class Ingest:
     def _store_all(self, requests: Sequence[_Request]) -> None:
         try:
             self._take_requests(requests)
+        except Large as large:
+            self._hold(requests, large)
+            return
         except StoreError as error:
             self._failed(requests, error)
         except Exception as error:
@@ -263,6 +273,42 @@ class Ingest:
         dropped = set(map(id, refused))
         for request in requests:
             request.refused = sum(id(reading) in dropped for reading in request.readings) if dropped else 0
+
+    def _hold(self, requests: Sequence[_Request], large: Large) -> None:
+        """Something large has to be read first: who sent spans of it comes again, the others are served. What else is
+        in a request with such spans is stored all the same: it is here already when that comes again."""
+        warm_up = self._intake.remembered.warm_up
+        for trace_id in large.traces:
+            self._warming.setdefault(trace_id, warm_up(Large(traces=[trace_id])))
+        for run_id in large.runs:
+            self._warming.setdefault(run_id, warm_up(Large(runs=[run_id])))
+        self._held |= large.held
+        free: list[_Request] = []
+        for request in requests:
+            rest = [reading for reading in request.readings if reading.trace_id not in self._held]
+            if len(rest) == len(request.readings):
+                free.append(request)
+                continue
+            if rest:
+                self._store_all([_Request(rest)])
+            request.error = StoreUnavailable("a large run of these spans is being read again; try again in a moment")
+            request.done.set()
+        if free:
+            self._store_all(free)
+
+    def _warm_up(self) -> None:
+        """One page of what is large."""
+        name, pages = next(iter(self._warming.items()))
+        try:
+            with self._writing:
+                next(pages)
+        except StopIteration:
+            del self._warming[name]
+        except Exception as error:  # whoever comes again has it begun anew
+            logger.warning("runmeter: a large run could not be read for now: %s", error)
+            del self._warming[name]
+        if not self._warming:
+            self._held.clear()
 
     def _failed(self, requests: Sequence[_Request], error: StoreError, why: Exception | None = None) -> None:
         """Their senders are told to come again; the log once, when it begins."""

@@ -6,23 +6,26 @@ where somebody else wrote. `Ingest` gives it a thread and a queue, `closing.py` 
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from runmeter.reading.read import Reading
 from runmeter.reading.scopes import SEEN, Fates, is_genai, tally
 from runmeter.spans import Call
 from runmeter.usage import Usage
-from runmeter_exporter.ingest.fold import RunFold, holds
+from runmeter_exporter.ingest.fold import RunFold
+from runmeter_exporter.ingest.remembered import LARGE, Folds, Large, Remembered, Stale
 from runmeter_exporter.ingest.sharing import Sharing, calls_in, lock_with_others
-from runmeter_exporter.ingest.traces import Move, Trace, TraceCache
-from runmeter_exporter.store import RunStore, StoreUnavailable, Transaction
+from runmeter_exporter.ingest.traces import Move
+from runmeter_exporter.store import Again, RunStore, StoreUnavailable, Transaction
 from runmeter_exporter.store.ledger_row import (
     INHERITED,
     PINNED,
+    Key,
     Recorded,
     Row,
+    TooMany,
     begins,
     default_run,
     ends,
@@ -31,10 +34,6 @@ from runmeter_exporter.store.ledger_row import (
 )
 from runmeter_exporter.totals.run import StoredRun, is_otlp
 
-CACHED_RUNS = 2_000
-"""Runs whose fold is remembered between requests …"""
-CACHED_READINGS = 100_000
-"""… and spans in them, a kilobyte each at most."""
 TRIM_EVERY = 10_000
 """Spans taken between two looks at how much is remembered."""
 TRACE_LIMIT = 100_000
@@ -44,12 +43,14 @@ TRIES = 10
 HOUR = 3_600 * 10**9
 
 T = TypeVar("T")
-Folds = dict[str, RunFold]
-Key = tuple[int, int]
 
 
-class Stale(Exception):
-    """Another sidecar took spans of these traces or runs since they were remembered: read them again."""
+class Closing(NamedTuple):
+    """A run that closes, and how to know it whole once nobody waits for the transaction."""
+
+    fold: RunFold
+    rows: list[Row] | None
+    """To fill the fold with; None: too many to be read in the transaction."""
 
 
 class Intake:
@@ -60,8 +61,7 @@ class Intake:
         self.store = store
         self.now = now
         self._price = price
-        self._traces = TraceCache()
-        self._folds: OrderedDict[str, RunFold] = OrderedDict()
+        self.remembered = Remembered(store, price)
         self._grown = 0
         self.fates: Fates = Counter()
         """What became of spans since this was last emptied: seen, or decided when their run closed."""
@@ -79,61 +79,49 @@ class Intake:
     def transact(self, work: Callable[[Transaction], tuple[T, Iterable[RunFold]]]) -> T:
         """`work` in a transaction, which says the folds that are current once it is committed."""
         for _ in range(TRIES):
+            self.remembered.begin()
             try:
                 with self.store.transaction() as tx:
                     result, current = work(tx)
-            except Stale:
-                self.forget()
+            except Stale as stale:
+                self.remembered.undone(stale=True, traces_only=stale.traces)
+            except Again:
+                self.remembered.undone()
             except BaseException:
-                self.forget()
+                self.remembered.undone()
                 raise
             else:
-                self._remember(current)
+                current = list(current)
+                for fold in current:
+                    self.decided(fold)
+                self.remembered.committed(current)
+                if self._grown >= TRIM_EVERY:
+                    self._grown = 0
+                    self.remembered.trim()
                 return result
         raise StoreUnavailable(f"{TRIES} times another sidecar took spans of the same runs first; try again")
 
-    def forget(self) -> None:
-        """Remember nothing: what was remembered may not be what is stored."""
-        self._traces.clear()
-        self._folds.clear()
-
-    def folds(self, tx: Transaction, run_ids: Iterable[str]) -> Folds:
-        """The folds of locked runs, as they are stored. Raises Stale where a remembered one is not."""
-        found: Folds = {}
-        for run_id in run_ids:
-            fold = self._folds.get(run_id)
-            if fold is not None and not fold.current(tx.runs.get(run_id)):
-                raise Stale(run_id)
-            found[run_id] = fold or RunFold(run_id, self._price)
-        unknown = [run_id for run_id in found if run_id not in self._folds]
-        rows: dict[str, list[Row]] = {run_id: [] for run_id in unknown}
-        for row in tx.ledger.runs(unknown) if unknown else ():
-            rows[row.run_id].append(row)
-        for run_id, fold in found.items():
-            stored = tx.runs.get(run_id)
-            if run_id in rows:
-                fold.fill(rows[run_id], closed=holds(stored))
-                fold.stored(stored)
-            elif holds(stored) and not fold.closed:
-                fold.close()
-                fold.take_fates()  # another sidecar closed it, and has told them
-        return found
-
-    def closing(self, tx: Transaction, folds: Folds, run_ids: Sequence[str]) -> dict[str, tuple[RunFold, list[Row]]]:
-        """What locked runs that are about to close consist of: their folds, as they are in `folds` or remembered, or
-        empty ones and the rows to fill them with once nobody waits for the transaction."""
-        found: dict[str, tuple[RunFold, list[Row]]] = {}
+    def closing(self, tx: Transaction, folds: Folds, run_ids: Sequence[str]) -> dict[str, Closing]:
+        """What locked runs that are about to close consist of."""
+        found: dict[str, Closing] = {}
         unknown: list[str] = []
         for run_id in run_ids:
             stored = tx.runs.get(run_id)
-            fold = folds.get(run_id) or self._folds.get(run_id)
-            if fold is None or not fold.current(stored):
+            fold = folds.get(run_id) or self.remembered.current(tx, run_id)
+            if fold is None:
                 fold = RunFold(run_id, self._price)
                 unknown.append(run_id)
             fold.stored(stored)
-            found[run_id] = fold, []
-        for row in tx.ledger.runs(unknown) if unknown else ():
-            found[row.run_id][1].append(row)
+            found[run_id] = Closing(fold, [])
+        try:
+            rows = tx.ledger.runs(unknown, LARGE) if unknown else []
+        except TooMany as error:
+            found.update((run_id, Closing(found[run_id].fold, None)) for run_id in error.ids)
+            rows = tx.ledger.runs([run_id for run_id in unknown if found[run_id].rows is not None])
+        for row in rows:
+            of_run = found[row.run_id].rows
+            assert of_run is not None
+            of_run.append(row)
         return found
 
     def decided(self, fold: RunFold) -> None:
@@ -147,9 +135,12 @@ class Intake:
             stored = tx.runs.get(run_id)
             if run_id in lost and vanishes(fold, stored) and (stored is None or tx.delete_run(run_id)):
                 fold.begun = False
+                tx.ledger.over([run_id])
             else:
                 tx.apply(fold.snapshots(stored))  # what it refuses, of runs pruned long ago, it counts itself
             self._write_shares(tx, fold)
+        arrived = [fold.arrival(tx.runs.get(run_id)) for run_id, fold in folds.items()]
+        tx.ledger.arrive([arrival for arrival in arrived if arrival is not None])
         for run_id, fold in folds.items():
             fold.stored(tx.runs.get(run_id))
         return list(folds.values())
@@ -178,6 +169,8 @@ class Intake:
             # The run as if they had never been in it.
             folds[run_id] = RunFold(run_id, self._price)
             folds[run_id].fill([row for row in rows if row.run_id == run_id and row.key not in moves], closed=False)
+            folds[run_id].stored(tx.runs.get(run_id))
+            folds[run_id].left()
         for row in leaving:
             self._join(tx, folds[moves[row.key].now], row, why)
         return lost
@@ -185,7 +178,7 @@ class Intake:
     def moved(self, shared: Iterable[tuple[Key, str]]) -> None:
         """Calls went to the runs that keep them: so they are in what is remembered of their traces."""
         for (trace_id, span_id), run_id in shared:
-            trace = self._traces.get(trace_id)
+            trace = self.remembered.known_trace(trace_id)
             if trace is not None and span_id in trace:
                 trace.move(span_id, run_id, PINNED)
 
@@ -198,20 +191,49 @@ class Intake:
             tx.ledger.price([(row.key, (row.priced or b"") + priced)])
 
     def _take(self, tx: Transaction, readings: Sequence[Reading]) -> tuple[list[Reading], list[RunFold]]:
-        fresh, moves = self._place(tx, readings)
+        by_trace: dict[int, dict[int, Reading]] = {}
+        for reading in readings:
+            by_trace.setdefault(reading.trace_id, {}).setdefault(reading.span_id, reading)
+        known = self.remembered.load(tx, by_trace)
+        try:
+            return self._take_into(tx, by_trace, known)
+        except Large as large:
+            large.held = frozenset(self._held(by_trace, large.runs) or by_trace)
+            raise
+
+    def _held(self, by_trace: Mapping[int, Mapping[int, Reading]], run_ids: Collection[str]) -> list[int]:
+        """The traces with spans in these runs."""
+        found = []
+        for trace_id, members in by_trace.items():
+            trace = self.remembered.trace(trace_id)
+            near = {*members, *(reading.parent_id for reading in members.values())}
+            said = {default_run(trace_id), *(reading.run_id for reading in members.values())}
+            said.update(trace.run_of(span_id) for span_id in near if span_id is not None and span_id in trace)
+            if not said.isdisjoint(run_ids):
+                found.append(trace_id)
+        return found
+
+    def _take_into(
+        self, tx: Transaction, by_trace: Mapping[int, Mapping[int, Reading]], known: Sequence[int]
+    ) -> tuple[list[Reading], list[RunFold]]:
+        remembered = self.remembered
+        self._keep_up(tx, by_trace, known)
+        fresh, moves = self._place(tx, by_trace)
         if not fresh:
             return fresh, []
-        run_of = {reading.key: self._traces[reading.trace_id].run_of(reading.span_id) for reading in fresh}
+        run_of = {reading.key: remembered.trace(reading.trace_id).run_of(reading.span_id) for reading in fresh}
         # Plain spans alone make no run: most traces are none of ours.
         live = {
             run_id
             for (trace_id, _), run_id in run_of.items()
-            if run_id in self._folds or run_id in self._traces[trace_id].begun
+            if run_id in remembered or run_id in remembered.trace(trace_id).begun
         }
         live.update(run_id for move in moves for run_id in (move.was, move.now))
         sharing = Sharing(tx, calls_in(fresh), run_of)
         lock_with_others(tx, live, sharing)
-        folds = self.folds(tx, sorted(live))
+        folds = remembered.folds(tx, sorted(live))
+        if remembered.late({reading.key: reading.parent_id for reading in fresh}):
+            raise Stale("where these spans belong", traces=True)
         lost = self._move(tx, folds, moves)
         if moves:
             sharing.again()
@@ -232,15 +254,47 @@ class Intake:
         self._grown += len(rows)
         return fresh, self.write(tx, folds, lost | lost_more)
 
-    def _place(self, tx: Transaction, readings: Sequence[Reading]) -> tuple[list[Reading], list[Move]]:
+    def _keep_up(
+        self, tx: Transaction, by_trace: Mapping[int, Mapping[int, Reading]], known: Sequence[int]
+    ) -> None:
+        """Learn what other sidecars took of these traces, before anything is placed in them."""
+        remembered = self.remembered
+        implicit = {default_run(trace_id): trace_id for trace_id in known}
+        quiet = {run: trace_id for run, trace_id in implicit.items() if run not in remembered.trace(trace_id).begun}
+        for run_id in tx.ledger.stored(list(quiet)) if quiet else ():
+            # It began elsewhere: also plain spans are of interest from now on.
+            remembered.crowd(quiet[run_id])
+            remembered.trace(quiet[run_id]).begun.add(run_id)
+        crowded = {trace_id: trace for trace_id in known if (trace := remembered.trace(trace_id)).crowded}
+        if not crowded:
+            return
+        runs: set[str] = set()
+        keys: set[Key] = set()
+        for trace_id, trace in crowded.items():
+            members = by_trace[trace_id]
+            runs.add(default_run(trace_id))
+            for span_id, reading in members.items():
+                keys.add((trace_id, span_id))
+                parent_id = reading.parent_id
+                if reading.run_id is not None:
+                    runs.add(reading.run_id)
+                elif parent_id is not None and parent_id in trace:
+                    runs.add(trace.run_of(parent_id))
+                elif parent_id is not None:
+                    keys.add((trace_id, parent_id))
+        expected = sorted(run_id for run_id in runs if run_id in remembered)
+        tx.lock(expected)
+        remembered.folds(tx, expected)
+        remembered.look_up(tx, (key for key in keys if key[1] not in crowded[key[0]]))
+
+    def _place(
+        self, tx: Transaction, by_trace: Mapping[int, Mapping[int, Reading]]
+    ) -> tuple[list[Reading], list[Move]]:
         """The readings that are new, in their traces, and the older spans that change their run for them."""
-        by_trace: dict[int, dict[int, Reading]] = {}
-        for reading in readings:
-            by_trace.setdefault(reading.trace_id, {}).setdefault(reading.span_id, reading)
-        self._load(tx, by_trace)
+        self.remembered.placed()
         new: dict[int, list[Reading]] = {}
         for trace_id, members in by_trace.items():
-            trace = self._traces[trace_id]
+            trace = self.remembered.trace(trace_id)
             unseen = [reading for span_id, reading in members.items() if span_id not in trace]
             if len(trace) + len(unseen) > TRACE_LIMIT:
                 kept = [reading for reading in unseen if begins(reading) or ends(reading)]
@@ -256,18 +310,8 @@ class Intake:
             def default(reading: Reading, runs: Sequence[Recorded] = runs) -> str:
                 return default_of(reading, runs)
 
-            moves += self._traces[trace_id].take(unseen, default)
+            moves += self.remembered.trace(trace_id).take(unseen, default)
         return [reading for unseen in new.values() for reading in unseen], moves
-
-    def _load(self, tx: Transaction, trace_ids: Iterable[int]) -> None:
-        unknown = [trace_id for trace_id in trace_ids if self._traces.get(trace_id) is None]
-        if not unknown:
-            return
-        rows: dict[int, list[Row]] = {trace_id: [] for trace_id in unknown}
-        for row in tx.ledger.traces(unknown):
-            rows[row.trace_id].append(row)
-        for trace_id in unknown:
-            self._traces.put(Trace(trace_id, rows[trace_id]))
 
     def _move(self, tx: Transaction, folds: Folds, moves: Sequence[Move]) -> set[str]:
         going = {}
@@ -275,24 +319,10 @@ class Intake:
             if folds[move.was].closed:
                 # The settled totals hold it where it is: there it stays, whatever stands above it.
                 trace_id, span_id = move.key
-                self._traces[trace_id].move(span_id, move.was, INHERITED)
+                self.remembered.trace(trace_id).move(span_id, move.was, INHERITED)
             else:
                 going[move.key] = move
         return self.carry(tx, folds, going, INHERITED) if going else set()
-
-    def _remember(self, folds: Iterable[RunFold]) -> None:
-        for fold in folds:
-            self.decided(fold)
-            self._folds[fold.run_id] = fold
-            self._folds.move_to_end(fold.run_id)
-        while len(self._folds) > CACHED_RUNS:
-            self._folds.popitem(last=False)
-        if self._grown >= TRIM_EVERY:
-            self._grown = 0
-            self._traces.trim()
-            held = sum(len(fold.settler) for fold in self._folds.values())
-            while held > CACHED_READINGS and self._folds:
-                held -= len(self._folds.popitem(last=False)[1].settler)
 
 
 def vanishes(fold: RunFold, stored: StoredRun | None) -> bool:

@@ -33,14 +33,20 @@ class _Member:
 class Trace:
     """The known spans of one trace. A parent may be unknown yet; cycles are survived."""
 
-    __slots__ = ("_kids", "_spans", "begun", "trace_id")
+    __slots__ = ("_kids", "_spans", "begun", "crowded", "trace_id")
 
     def __init__(self, trace_id: int, rows: Iterable[Row] = ()) -> None:
         self.trace_id = trace_id
+        self.crowded = False
+        """Another sidecar takes spans of it as well."""
         self._spans: dict[int, _Member] = {}
         self._kids: dict[int, list[int]] = {}
         self.begun: set[str] = set()
         """Runs that a span of this trace began, or once seemed to begin: the others are none yet."""
+        self.extend(rows)
+
+    def extend(self, rows: Iterable[Row]) -> None:
+        """Spans that are in the ledger and not known yet."""
         for row in rows:
             self._add(row.span_id, row.parent_id, row.run_id, row.why)
             if row.ended_at is not None:
@@ -162,6 +168,6 @@ class TraceCache:
         while spans > self._limit and self._traces:
             spans -= len(self._traces.popitem(last=False)[1])
 
-    def clear(self) -> None:
-        """Forget all."""
-        self._traces.clear()
+    def drop(self, trace_id: int) -> None:
+        """Forget one."""
+        self._traces.pop(trace_id, None)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEADLINE",
+    "Again",
     "Heartbeat",
+    "Looking",
     "OpenRun",
     "RefusedValue",
     "RunStore",
@@ -50,6 +52,15 @@ class SchemaMismatch(StoreError):
 
 class StoreUnavailable(StoreError):
     """The database did not answer, in time or at all. Nothing is wrong with what was asked: worth a retry."""
+
+
+class Again(StoreUnavailable):
+    """Several met in the database, and it asked this one to try once more; nothing of it was stored."""
+
+    def __init__(self, message: str, *, wait: bool) -> None:
+        """`wait`: not at once, or they meet again."""
+        super().__init__(message)
+        self.wait = wait
 
 
 class StoreMissing(StoreUnavailable):
@@ -121,6 +132,17 @@ class Transaction(Protocol):
 
     def delete_run(self, run_id: str) -> bool:
         """Remove a run of which the settled totals hold nothing; False, and nothing happens, when they do."""
+
+
+class Looking(Protocol):
+    """One moment of the store, in which nothing is changed."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Door 2's memory of recent spans."""
+
+    def run(self, run_id: str) -> StoredRun | None:
+        """One run."""
 
 
 class RunStore(Protocol):
@@ -225,6 +247,9 @@ class RunStore(Protocol):
 
     def transaction(self, run_ids: Sequence[str] = ()) -> AbstractContextManager[Transaction]:
         """Several steps at once, on locked runs."""
+
+    def looking(self) -> AbstractContextManager[Looking]:
+        """What is stored now, without holding anybody up."""
 
     def release(self) -> None:
         """Let go of idle connections; the next call opens one again."""

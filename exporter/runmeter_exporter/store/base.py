@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from runmeter.usage import COUNT_LIMIT
-from runmeter_exporter.store import StoreUnavailable, Transaction, Watch, WriteResult, queries
+from runmeter_exporter.store import Looking, StoreUnavailable, Transaction, Watch, WriteResult, queries
 from runmeter_exporter.store import prune as pruning
 from runmeter_exporter.store import verify as verifying
 from runmeter_exporter.store.batch import Batch, BatchTransaction, held
@@ -171,6 +171,12 @@ class BaseRunStore(ABC):
             batch.lock(run_ids)
             yield BatchTransaction(batch)
             batch.finish()
+
+    @contextmanager
+    def looking(self) -> Iterator[Looking]:
+        """See RunStore."""
+        with self._reading() as rows:
+            yield rows
 
     # Answers.
 

@@ -7,9 +7,9 @@ packed reading and what its arrival was priced at. A run's totals can be folded 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runmeter.counting.same_call import twin_keys
 from runmeter.reading.read import Reading, Role
@@ -19,6 +19,10 @@ INHERITED, STAMPED, PINNED = 0, 1, 2
 which no ancestor changes any more."""
 
 
+NO_LIMIT = 2**62
+Key = tuple[int, int]
+"""(trace, span)."""
+_KEY = struct.Struct(">16s8s")
 _BEGINNERS = (Role.CALL, Role.WEAK, Role.AGENT)
 _ROOT_MARK = b"R"
 """Before what is kept of a local root that says nothing else; a packed reading begins with a bracket."""
@@ -63,14 +67,62 @@ class Recorded(NamedTuple):
     started_at: int
 
 
+class Arrival(NamedTuple):
+    """What one transaction did to a run's rows: who folded the run before need read only that."""
+
+    run_id: str
+    since: int
+    """The run's turn (`fold.turn_of`) until then …"""
+    turn: int
+    """… and from then on."""
+    keys: bytes | None
+    """The rows that joined the run, as `pack_keys` writes them; None where rows left it as well: it has to be read
+    whole."""
+
+
+ARRIVALS = 256
+"""Turns of a run for which its arrivals are kept, at least; who is further behind reads the run whole."""
+
+
+class TooMany(Exception):
+    """Each of these ids (traces or runs) has more rows than were asked for."""
+
+    def __init__(self, ids: Sequence[Any]) -> None:
+        super().__init__(f"too many rows of {list(ids)}")
+        self.ids = ids
+
+
 class Ledger(Protocol):
     """The ledger inside one transaction."""
 
-    def traces(self, trace_ids: Sequence[int]) -> list[Row]:
-        """Every row of these traces, without readings and prices: ancestry."""
+    def traces(self, trace_ids: Sequence[int], limit: int = NO_LIMIT) -> list[Row]:
+        """Every row of these traces, without readings and prices: ancestry. TooMany, where any has more than `limit`
+        rows."""
 
-    def runs(self, run_ids: Sequence[str]) -> list[Row]:
-        """Every row of these runs, whole."""
+    def runs(self, run_ids: Sequence[str], limit: int = NO_LIMIT) -> list[Row]:
+        """Every row of these runs, whole. TooMany, where any has more than `limit` rows."""
+
+    def at(self, keys: Collection[tuple[int, int]]) -> list[Row]:
+        """The rows with these keys that are there, whole."""
+
+    def page(self, trace_id: int, run_id: str | None, after: int, limit: int) -> list[Row]:
+        """At most `limit` rows of a trace beyond the span `after`, in order: those in the run, whole; without one the
+        ancestry of all."""
+
+    def traces_of(self, run_id: str) -> list[int]:
+        """The traces that the run has rows in."""
+
+    def arrive(self, arrived: Sequence[Arrival]) -> None:
+        """Note what this transaction did; what nobody will ask for any more goes."""
+
+    def arrived(self, run_id: str, turn: int) -> list[Arrival]:
+        """What was done to a run after a turn, in order."""
+
+    def over(self, run_ids: Sequence[str]) -> None:
+        """Forget the arrivals of these runs."""
+
+    def stored(self, run_ids: Sequence[str]) -> list[str]:
+        """Which of these runs the store has."""
 
     def calls(self, run_id: str) -> list[Row]:
         """The run's rows that have twin keys, whole."""
@@ -111,6 +163,16 @@ class Ledger(Protocol):
 
     def forget(self, run_ids: Sequence[str]) -> int:
         """Delete the rows of these runs; returns how many."""
+
+
+def pack_keys(keys: Iterable[tuple[int, int]]) -> bytes:
+    """Keys of rows, 24 bytes each."""
+    return b"".join(trace_id.to_bytes(16) + span_id.to_bytes(8) for trace_id, span_id in keys)
+
+
+def unpack_keys(packed: bytes) -> list[tuple[int, int]]:
+    """What `pack_keys` packed."""
+    return [(int.from_bytes(trace), int.from_bytes(span)) for trace, span in _KEY.iter_unpack(packed)]
 
 
 def begins(reading: Reading) -> bool:

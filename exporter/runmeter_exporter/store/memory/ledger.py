@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import TypeVar
 
-from runmeter_exporter.store.ledger_row import Recorded, Row, default_run
+from runmeter_exporter.store.ledger_row import ARRIVALS, NO_LIMIT, Arrival, Recorded, Row, TooMany, default_run
 from runmeter_exporter.totals.run import StoredRun, is_otlp
 
 _Name = TypeVar("_Name")
@@ -22,24 +23,70 @@ class MemoryLedger:
         self._runs: dict[str, set[tuple[int, int]]] = {}
         self._alike: dict[bytes, set[tuple[int, int]]] = {}
         self._before: dict[tuple[int, int], Row | None] = {}
+        self._arrivals: dict[str, list[Arrival]] = {}
+        self._arrivals_before: dict[str, list[Arrival]] = {}
 
     def begin(self) -> None:
         """Forget how to undo what was done so far."""
         self._before.clear()
+        self._arrivals_before.clear()
 
     def undo(self) -> None:
         """Everything as it was at the last `begin`."""
         for key, row in self._before.items():
             self._put(key, row)
-        self._before.clear()
+        self._arrivals.update(self._arrivals_before)
+        self.begin()
 
-    def traces(self, trace_ids: Sequence[int]) -> list[Row]:
+    def traces(self, trace_ids: Sequence[int], limit: int = NO_LIMIT) -> list[Row]:
         """See Ledger."""
+        if many := [trace_id for trace_id in trace_ids if len(self._traces.get(trace_id, ())) > limit]:
+            raise TooMany(many)
         return [self._rows[key] for trace_id in trace_ids for key in self._traces.get(trace_id, ())]
 
-    def runs(self, run_ids: Sequence[str]) -> list[Row]:
+    def runs(self, run_ids: Sequence[str], limit: int = NO_LIMIT) -> list[Row]:
         """See Ledger."""
+        if many := [run_id for run_id in run_ids if len(self._runs.get(run_id, ())) > limit]:
+            raise TooMany(many)
         return [self._rows[key] for run_id in run_ids for key in self._runs.get(run_id, ())]
+
+    def at(self, keys: Collection[tuple[int, int]]) -> list[Row]:
+        """See Ledger."""
+        return [self._rows[key] for key in keys if key in self._rows]
+
+    def page(self, trace_id: int, run_id: str | None, after: int, limit: int) -> list[Row]:
+        """See Ledger."""
+        rows = (self._rows[key] for key in sorted(self._traces.get(trace_id, ())) if key[1] > after)
+        return list(islice((row for row in rows if run_id is None or row.run_id == run_id), limit))
+
+    def traces_of(self, run_id: str) -> list[int]:
+        """See Ledger."""
+        return sorted({trace_id for trace_id, _ in self._runs.get(run_id, ())})
+
+    def arrive(self, arrived: Sequence[Arrival]) -> None:
+        """See Ledger."""
+        for arrival in arrived:
+            known = self._arrived(arrival.run_id)
+            self._arrivals[arrival.run_id] = [one for one in known if one.turn > arrival.turn - ARRIVALS] + [arrival]
+
+    def arrived(self, run_id: str, turn: int) -> list[Arrival]:
+        """See Ledger."""
+        return [arrival for arrival in self._arrivals.get(run_id, ()) if arrival.turn > turn]
+
+    def over(self, run_ids: Sequence[str]) -> None:
+        """See Ledger."""
+        for run_id in run_ids:
+            self._arrived(run_id)
+            self._arrivals.pop(run_id, None)
+
+    def stored(self, run_ids: Sequence[str]) -> list[str]:
+        """See Ledger."""
+        return [run_id for run_id in run_ids if run_id in self._stored]
+
+    def _arrived(self, run_id: str) -> list[Arrival]:
+        known = self._arrivals.get(run_id, [])
+        self._arrivals_before.setdefault(run_id, known)
+        return known
 
     def calls(self, run_id: str) -> list[Row]:
         """See Ledger."""
@@ -123,6 +170,7 @@ class MemoryLedger:
         keys = [key for run_id in run_ids for key in self._runs.get(run_id, ())]
         for key in keys:
             self._change(key, None)
+        self.over(run_ids)
         return len(keys)
 
     def _change(self, key: tuple[int, int], row: Row | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -24,11 +24,21 @@ from sqlalchemy import (
     text,
 )
 
-from runmeter_exporter.store.ledger_row import Ledger, Recorded, Row, default_run, implied_trace
+from runmeter_exporter.store.ledger_row import (
+    ARRIVALS,
+    NO_LIMIT,
+    Arrival,
+    Ledger,
+    Recorded,
+    Row,
+    TooMany,
+    default_run,
+    implied_trace,
+)
 from runmeter_exporter.store.memory.ledger import MemoryLedger
 from runmeter_exporter.store.sql.schema import metadata, runs
 
-__all__ = ["Ledger", "MemoryLedger", "Row", "SqlLedger", "spans"]
+__all__ = ["Ledger", "MemoryLedger", "Row", "SqlLedger", "arrivals", "spans"]
 
 _CHUNK = 400
 """Keys in one IN list; SQLite's oldest limit for parameters of a statement is 999."""
@@ -62,6 +72,16 @@ def define(metadata: MetaData) -> Table:
 
 
 spans = define(metadata)
+arrivals = Table(
+    "arrivals",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("turn", BigInteger, primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("keys", LargeBinary),
+    sqlite_with_rowid=False,
+)
+"""What the last transactions did to the rows of runs that are open; see `Arrival`."""
 # By it the spans of a trace find the run that door 1 recorded for it; only explicit runs say their trace.
 event.listen(runs, "after_create", DDL("CREATE INDEX runs_trace ON runs (trace_id) WHERE trace_id IS NOT NULL"))  # type: ignore[no-untyped-call]
 
@@ -69,11 +89,37 @@ _COLUMNS = "trace_id, span_id, parent_id, run_id, why, late, seen, reading, twin
 _ANCESTRY = "trace_id, span_id, parent_id, run_id, why, late, seen, NULL, NULL, NULL, ended_at"
 # No conflict target: any will do, and none is a partial index, which not every engine infers.
 _INSERT = f"INSERT INTO spans ({_COLUMNS}) VALUES ({{}}) ON CONFLICT DO NOTHING"
-_OF_TRACES = text(f"SELECT {_ANCESTRY} FROM spans WHERE trace_id IN :ids").bindparams(bindparam("ids", expanding=True))
-_OF_RUNS = text(f"SELECT {_COLUMNS} FROM spans WHERE run_id IN :ids").bindparams(bindparam("ids", expanding=True))
-_OF_IMPLICIT = text(f"SELECT {_COLUMNS} FROM spans WHERE trace_id IN :ids AND run_id IS NULL").bindparams(
+_OF_TRACES = text(f"SELECT {_ANCESTRY} FROM spans WHERE trace_id IN :ids LIMIT :limit").bindparams(
     bindparam("ids", expanding=True)
 )
+_OF_RUNS = text(f"SELECT {_COLUMNS} FROM spans WHERE run_id IN :ids LIMIT :limit").bindparams(
+    bindparam("ids", expanding=True)
+)
+_OF_IMPLICIT = text(f"SELECT {_COLUMNS} FROM spans WHERE trace_id IN :ids AND run_id IS NULL LIMIT :limit").bindparams(
+    bindparam("ids", expanding=True)
+)
+_AT = text(f"SELECT {_COLUMNS} FROM spans WHERE trace_id = :trace_id AND span_id IN :ids").bindparams(
+    bindparam("ids", expanding=True)
+)
+_PAGE, _PAGE_OF_RUN, _PAGE_OF_IMPLICIT = (
+    text(
+        f"SELECT {columns} FROM spans WHERE trace_id = :trace_id AND span_id > :after{more} "
+        "ORDER BY span_id LIMIT :limit"
+    )
+    for columns, more in (
+        (_ANCESTRY, ""),
+        (_COLUMNS, " AND run_id = :run_id"),
+        (_COLUMNS, " AND run_id IS NULL"),
+    )
+)
+_TRACES_OF = text("SELECT DISTINCT trace_id FROM spans WHERE run_id = :run_id")
+_ARRIVE = text(
+    "INSERT INTO arrivals (run_id, since, turn, keys) VALUES (:run_id, :since, :turn, :keys) ON CONFLICT DO NOTHING"
+)
+_ARRIVED = text("SELECT run_id, since, turn, keys FROM arrivals WHERE run_id = :run_id AND turn > :turn ORDER BY turn")
+_ARRIVED_LONG_AGO = text("DELETE FROM arrivals WHERE run_id = :run_id AND turn <= :turn")
+_OVER = text("DELETE FROM arrivals WHERE run_id IN :ids").bindparams(bindparam("ids", expanding=True))
+_STORED = text("SELECT run_id FROM runs WHERE run_id IN :ids").bindparams(bindparam("ids", expanding=True))
 _CALLS = text(f"SELECT {_COLUMNS} FROM spans WHERE run_id = :run_id AND twin IS NOT NULL")
 _CALLS_IMPLICIT = text(
     f"SELECT {_COLUMNS} FROM spans WHERE trace_id = :trace_id AND run_id IS NULL AND twin IS NOT NULL"
@@ -122,14 +168,64 @@ class SqlLedger:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def traces(self, trace_ids: Sequence[int]) -> list[Row]:
+    def traces(self, trace_ids: Sequence[int], limit: int = NO_LIMIT) -> list[Row]:
         """See Ledger."""
-        return self._rows(_OF_TRACES, [_trace(trace_id) for trace_id in trace_ids])
+        return self._few(_OF_TRACES, {_trace(trace_id): trace_id for trace_id in trace_ids}, limit)
 
-    def runs(self, run_ids: Sequence[str]) -> list[Row]:
+    def runs(self, run_ids: Sequence[str], limit: int = NO_LIMIT) -> list[Row]:
         """See Ledger."""
-        implicit = [_trace(trace_id) for run_id in run_ids if (trace_id := implied_trace(run_id)) is not None]
-        return self._rows(_OF_RUNS, list(run_ids)) + self._rows(_OF_IMPLICIT, implicit)
+        implicit = {_trace(trace_id): run_id for run_id in run_ids if (trace_id := implied_trace(run_id)) is not None}
+        rows = self._few(_OF_RUNS, {run_id: run_id for run_id in run_ids}, limit)
+        return rows + self._few(_OF_IMPLICIT, implicit, limit)
+
+    def at(self, keys: Collection[tuple[int, int]]) -> list[Row]:
+        """See Ledger."""
+        by_trace: dict[int, list[bytes]] = {}
+        for trace_id, span_id in sorted(keys):
+            by_trace.setdefault(trace_id, []).append(_span(span_id))
+        return [
+            row
+            for trace_id, span_ids in by_trace.items()
+            for row in self._rows(_AT, span_ids, trace_id=_trace(trace_id))
+        ]
+
+    def page(self, trace_id: int, run_id: str | None, after: int, limit: int) -> list[Row]:
+        """See Ledger."""
+        where = {"trace_id": _trace(trace_id), "after": _span(after), "limit": limit}
+        if run_id is None:
+            found = self._connection.execute(_PAGE, where)
+        elif run_id == default_run(trace_id):
+            found = self._connection.execute(_PAGE_OF_IMPLICIT, where)
+        else:
+            found = self._connection.execute(_PAGE_OF_RUN, {**where, "run_id": run_id})
+        return [_row(row) for row in found]
+
+    def traces_of(self, run_id: str) -> list[int]:
+        """See Ledger."""
+        found = {int.from_bytes(trace) for (trace,) in self._connection.execute(_TRACES_OF, {"run_id": run_id})}
+        implied = implied_trace(run_id)
+        return sorted(found if implied is None else found | {implied})
+
+    def arrive(self, arrived: Sequence[Arrival]) -> None:
+        """See Ledger."""
+        self._many(_ARRIVE, [arrival._asdict() for arrival in arrived])
+        crossed = [one for one in arrived if one.turn // ARRIVALS != one.since // ARRIVALS]
+        self._many(_ARRIVED_LONG_AGO, [{"run_id": one.run_id, "turn": one.turn - ARRIVALS} for one in crossed])
+
+    def arrived(self, run_id: str, turn: int) -> list[Arrival]:
+        """See Ledger."""
+        return [Arrival(*row) for row in self._connection.execute(_ARRIVED, {"run_id": run_id, "turn": turn})]
+
+    def over(self, run_ids: Sequence[str]) -> None:
+        """See Ledger."""
+        for chunk in _chunks(run_ids):
+            self._connection.execute(_OVER, {"ids": chunk})
+
+    def stored(self, run_ids: Sequence[str]) -> list[str]:
+        """See Ledger."""
+        return [
+            run_id for chunk in _chunks(run_ids) for (run_id,) in self._connection.execute(_STORED, {"ids": chunk})
+        ]
 
     def calls(self, run_id: str) -> list[Row]:
         """See Ledger."""
@@ -240,6 +336,7 @@ class SqlLedger:
     def forget(self, run_ids: Sequence[str]) -> int:
         """See Ledger."""
         implicit = [_trace(trace_id) for run_id in run_ids if (trace_id := implied_trace(run_id)) is not None]
+        self.over(run_ids)
         explicit = self._many(_FORGET, [{"run_id": run_id} for run_id in run_ids])
         return explicit + self._many(_FORGET_IMPLICIT, [{"trace_id": trace_id} for trace_id in implicit])
 
@@ -248,7 +345,27 @@ class SqlLedger:
             return 0
         return int(self._connection.execute(statement, parameters).rowcount)
 
-    def _rows(self, statement: TextClause, ids: Sequence[object], **more: int) -> list[Row]:
+    def _few(self, statement: TextClause, names: Mapping[Any, Any], limit: int) -> list[Row]:
+        """The rows of these ids; TooMany says, by their names, which of them have more than `limit`."""
+        rows: list[Row] = []
+        many = []
+        for chunk in _chunks(list(names)):
+            found = self._connection.execute(statement, {"ids": chunk, "limit": limit + 1}).all()
+            if len(found) <= limit:
+                rows += map(_row, found)
+            elif len(chunk) == 1:
+                many.append(names[chunk[0]])
+            else:
+                for one in chunk:
+                    try:
+                        rows += self._few(statement, {one: names[one]}, limit)
+                    except TooMany as too_many:
+                        many += too_many.ids
+        if many:
+            raise TooMany(many)
+        return rows
+
+    def _rows(self, statement: TextClause, ids: Sequence[object], **more: object) -> list[Row]:
         return [
             _row(row) for chunk in _chunks(ids) for row in self._connection.execute(statement, {"ids": chunk, **more})
         ]

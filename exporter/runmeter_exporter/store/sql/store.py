@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from runmeter_exporter.store import DEADLINE, RefusedValue, StoreError, StoreMissing, StoreUnavailable
+from runmeter_exporter.store import DEADLINE, Again, RefusedValue, StoreError, StoreMissing, StoreUnavailable
 from runmeter_exporter.store.base import BaseRunStore
 from runmeter_exporter.store.rows import Rows
 from runmeter_exporter.store.sql import setup, steps, upgrade
@@ -275,11 +275,3 @@ class SqlRunStore(BaseRunStore):
 
 class Rewound(Exception):
     """The database is behind what it had confirmed."""
-
-
-class Again(StoreUnavailable):
-    """Worth another try at once."""
-
-    def __init__(self, message: str, *, wait: bool) -> None:
-        super().__init__(message)
-        self.wait = wait
