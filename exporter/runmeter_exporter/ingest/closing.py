@@ -12,7 +12,7 @@ from runmeter_exporter.ingest.intake import HOUR, Closing, Intake, recorded_for,
 from runmeter_exporter.ingest.remembered import Folds, Large
 from runmeter_exporter.ingest.sharing import Sharing, calls_in, lock_with_others
 from runmeter_exporter.ingest.traces import Move, Trace
-from runmeter_exporter.store import Transaction
+from runmeter_exporter.store import StoreUnavailable, Transaction
 from runmeter_exporter.store.ledger_row import INHERITED, Key, implied_trace, reading_of
 from runmeter_exporter.totals.run import StoredRun, is_otlp
 
@@ -29,13 +29,17 @@ def close_runs(intake: Intake, run_ids: Sequence[str]) -> Iterator[float]:
     intake as well as whoever else writes into the store.
     """
     ids = sorted(set(run_ids))
-    start, at_once = 0, AT_ONCE
+    start, at_once, tries = 0, AT_ONCE, 0
     while start < len(ids):
         some = ids[start : start + at_once]
         began = time.monotonic()
         try:
             closed = intake.transact(lambda tx, some=some: _close(intake, tx, some))  # type: ignore[misc]
         except Large as large:
+            tries += 1
+            if tries > AT_ONCE:
+                raise StoreUnavailable(f"{large} after {AT_ONCE} tries: {', '.join(some)}") from None
+            at_once = 1
             yield from (0.0 for _ in intake.remembered.warm_up(large))
             continue
         for fold, rows in closed:

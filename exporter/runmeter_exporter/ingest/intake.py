@@ -84,7 +84,10 @@ class Intake:
                 with self.store.transaction() as tx:
                     result, current = work(tx)
             except Stale as stale:
-                self.remembered.undone(stale=True, traces_only=stale.traces)
+                self.remembered.undone(stale=True, folded=stale.folded)
+            except Large as large:
+                self.remembered.undone(folded=large.folded)
+                raise
             except Again:
                 self.remembered.undone()
             except BaseException:
@@ -199,6 +202,7 @@ class Intake:
             return self._take_into(tx, by_trace, known)
         except Large as large:
             large.held = frozenset(self._held(by_trace, large.runs) or by_trace)
+            large.folded = False
             raise
 
     def _held(self, by_trace: Mapping[int, Mapping[int, Reading]], run_ids: Collection[str]) -> list[int]:
@@ -233,7 +237,7 @@ class Intake:
         lock_with_others(tx, live, sharing)
         folds = remembered.folds(tx, sorted(live))
         if remembered.late({reading.key: reading.parent_id for reading in fresh}):
-            raise Stale("where these spans belong", traces=True)
+            raise Stale("where these spans belong", folded=False)
         lost = self._move(tx, folds, moves)
         if moves:
             sharing.again()

@@ -34,10 +34,10 @@ Folds = dict[str, RunFold]
 class Stale(Exception):
     """What was remembered is not what is stored: begin anew."""
 
-    def __init__(self, what: object, *, traces: bool = False) -> None:
-        """`traces`: only the places of spans are in question, the folds have caught up."""
+    def __init__(self, what: object, *, folded: bool = True) -> None:
+        """Not `folded`: only where new spans belong is in question; what is stored is known by now."""
         super().__init__(f"{what} changed meanwhile")
-        self.traces = traces
+        self.folded = folded
 
 
 class Large(Exception):
@@ -49,6 +49,8 @@ class Large(Exception):
         self.runs = runs
         self.held: frozenset[int] = frozenset()
         """The traces of the readings that wait for it."""
+        self.folded = True
+        """Something was folded before, and not stored."""
 
 
 class Remembered:
@@ -72,18 +74,28 @@ class Remembered:
         self._touched_traces.clear()
         self._learnt.clear()
 
-    def undone(self, *, stale: bool = False, traces_only: bool = False) -> None:
-        """It was not committed: forget what it touched. `stale`: because of what another sidecar did to it."""
+    def undone(self, *, stale: bool = False, folded: bool = True) -> None:
+        """It was not committed. `folded`: into folds as well, which are forgotten; what happened to traces is undone.
+        `stale`: another sidecar did something to what it touched, and nothing of that is known for sure."""
         for trace_id in self._touched_traces:
-            self._traces.drop(trace_id)
+            trace = self._traces.get(trace_id)
             if stale:
                 self._crowd(trace_id)
-        if not traces_only:
+            if trace is not None and stale and folded:
+                self._traces.drop(trace_id)
+            elif trace is not None:
+                trace.crowded = trace_id in self._crowded
+                trace.undo()
+        if folded:
             for run_id in self._touched_runs:
                 self._runs.pop(run_id, None)
 
     def committed(self, folds: Iterable[RunFold]) -> None:
         """These are what is stored now."""
+        for trace_id in self._touched_traces:
+            trace = self._traces.get(trace_id)
+            if trace is not None:
+                trace.begin()
         for fold in folds:
             self._runs[fold.run_id] = fold
             self._runs.move_to_end(fold.run_id)
@@ -131,7 +143,9 @@ class Remembered:
                 for row in tx.ledger.traces(unknown, LARGE):
                     rows[row.trace_id].append(row)
             except TooMany as error:
-                raise Large(traces=error.ids) from None
+                large = Large(traces=error.ids)
+                large.held, large.folded = frozenset(error.ids), False
+                raise large from None
             for trace_id in unknown:
                 self._put(Trace(trace_id, rows[trace_id]))
         known = set(ids).difference(unknown)

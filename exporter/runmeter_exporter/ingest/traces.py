@@ -33,7 +33,7 @@ class _Member:
 class Trace:
     """The known spans of one trace. A parent may be unknown yet; cycles are survived."""
 
-    __slots__ = ("_kids", "_spans", "begun", "crowded", "trace_id")
+    __slots__ = ("_done", "_kids", "_spans", "begun", "crowded", "trace_id")
 
     def __init__(self, trace_id: int, rows: Iterable[Row] = ()) -> None:
         self.trace_id = trace_id
@@ -41,9 +41,31 @@ class Trace:
         """Another sidecar takes spans of it as well."""
         self._spans: dict[int, _Member] = {}
         self._kids: dict[int, list[int]] = {}
+        self._done: list[tuple[int, str | None, int] | int] = []
+        """Spans that were added, and what others were before they moved, since `begin`."""
         self.begun: set[str] = set()
         """Runs that a span of this trace began, or once seemed to begin: the others are none yet."""
         self.extend(rows)
+
+    def begin(self) -> None:
+        """All so far is stored."""
+        self._done.clear()
+
+    def undo(self) -> None:
+        """Spans that were taken or moved since `begin` were not; what was stored by others is."""
+        for done in reversed(self._done):
+            if isinstance(done, int):
+                parent_id = self._spans.pop(done).parent_id
+                if parent_id is not None:
+                    kids = self._kids[parent_id]
+                    if kids[-1] == done:
+                        kids.pop()
+                    else:
+                        kids.remove(done)
+            else:
+                member = self._spans[done[0]]
+                member.run_id, member.why = done[1:]
+        self._done.clear()
 
     def extend(self, rows: Iterable[Row]) -> None:
         """Spans that are in the ledger and not known yet."""
@@ -73,6 +95,7 @@ class Trace:
         for reading in readings:
             why = INHERITED if reading.run_id is None else STAMPED
             self._add(reading.span_id, reading.parent_id, reading.run_id, why)
+            self._done.append(reading.span_id)
         for span_id in new:
             self._place(span_id, new, default)
         moves: dict[int, Move] = {}
@@ -101,6 +124,7 @@ class Trace:
     def move(self, span_id: int, run_id: str, why: int) -> None:
         """A known span belongs to this run."""
         member = self._spans[span_id]
+        self._done.append((span_id, member.run_id, member.why))
         member.run_id, member.why = run_id, why
 
     def _add(self, span_id: int, parent_id: int | None, run_id: str | None, why: int) -> None:
@@ -136,6 +160,7 @@ class Trace:
                     if kid not in new:
                         was = moves[kid].was if kid in moves else member.run_id or run_id
                         moves[kid] = Move((self.trace_id, kid), was, run_id)
+                        self._done.append((kid, member.run_id, member.why))
                     member.run_id = run_id
                     above.append(kid)
 

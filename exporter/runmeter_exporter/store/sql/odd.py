@@ -9,11 +9,11 @@ from typing import Any, Final
 from sqlalchemy import Column, Connection, Integer, LargeBinary, case, func, or_, select
 
 from runmeter_exporter.store.records import stored_run
-from runmeter_exporter.store.sql.ledger import spans
+from runmeter_exporter.store.sql.ledger import arrivals, spans
 from runmeter_exporter.store.sql.schema import meta, rollup, run_usage, runs, sources, usage_daily
 from runmeter_exporter.totals.run import OPEN_STATES, is_otlp
 
-_TABLES: Final = (meta, runs, run_usage, rollup, usage_daily, sources, spans)
+_TABLES: Final = (meta, runs, run_usage, rollup, usage_daily, sources, spans, arrivals)
 _JSON: Final = (rollup.c.parts, usage_daily.c.tags, sources.c.counts)
 _META: Final = ("schema_version", "label_limit", "horizon")
 _SHOWN: Final = 40

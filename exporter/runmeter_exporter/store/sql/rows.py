@@ -23,6 +23,7 @@ from runmeter_exporter.store.rows import SourceRow
 from runmeter_exporter.store.sql.ledger import SqlLedger
 from runmeter_exporter.store.sql.reads import GRANTED, OPEN, SqlReads
 from runmeter_exporter.store.sql.schema import meta, rollup, runs, sources
+from runmeter_exporter.store.sql.steps import ARRIVALS
 from runmeter_exporter.store.sql.stripes import SCOPES, any_stripe, is_everything
 from runmeter_exporter.totals.rollup import (
     EVERYTHING,
@@ -51,7 +52,7 @@ class SqlRows(SqlReads):
     @property
     def ledger(self) -> Ledger:
         """See Rows."""
-        return SqlLedger(self._connection)
+        return SqlLedger(self._connection, notes=self.minor >= ARRIVALS.number)
 
     def lock(self, run_ids: Iterable[str]) -> dict[str, StoredRun]:
         """See Rows."""

@@ -34,7 +34,8 @@ class Step(NamedTuple):
     """`table` for a whole table with its indexes, `table.column` for a column."""
 
 
-STEPS: tuple[Step, ...] = ()
+ARRIVALS = Step(1, "which spans joined a run lately, so that a second sidecar reads those alone", ("arrivals",))
+STEPS: tuple[Step, ...] = (ARRIVALS,)
 
 
 def lacking(minor: int) -> frozenset[str]:

@@ -1,0 +1,227 @@
+"""Several sidecars on one store: together they say what one would, and none reads twice what it knows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from doors import unpriced
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from otlp_files import recordings
+from otlp_requests import usage_of
+
+from runmeter.reading.read import Reading, Role, read
+from runmeter.usage import Usage
+from runmeter_exporter.ingest import closing, remembered
+from runmeter_exporter.ingest.ingest import Ingest
+from runmeter_exporter.ingest.intake import Intake
+from runmeter_exporter.store import RunStore, StoreUnavailable, Transaction, open_store
+from runmeter_exporter.store.ledger_row import default_run
+
+MS = 1_000_000
+START = 1_763_812_800_000 * MS
+RECORDINGS = {one.name: one for one in recordings() if 3 <= len(one.spans()) <= 80}
+
+
+def call(span_id: int, parent_id: int | None = 1, trace_id: int = 7) -> Reading:
+    """A call that used as many tokens of input as its span's number."""
+    at = START + span_id * MS
+    return Reading(
+        trace_id, span_id, parent_id, started_at=at, ended_at=at + 1, scope="s", role=Role.CALL, provider="p",
+        model="m", usage=Usage(span_id, 10, calls=1), response_id=f"r{trace_id}-{span_id}",
+    )  # fmt: skip
+
+
+def totals(store: RunStore) -> tuple[int, int]:
+    """(calls, input) of everything, running or not."""
+    usage = usage_of(store.usage(include_active=True))
+    return usage.calls, usage.input_tokens
+
+
+def close_all(store: RunStore, ingest: Ingest) -> None:
+    ingest.close_runs([run.run_id for run in store.watch().runs])
+
+
+def counted(store: RunStore) -> dict[str, Usage]:
+    """What each run used."""
+    page = store.runs(limit=200)
+    return {run["run_id"]: usage_of(run) for run in page["runs"]}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(name=st.sampled_from(sorted(RECORDINGS)), seed=st.integers(0, 2**32), sidecars=st.integers(2, 3))
+def test_recorded_spans_come_to_the_same_whichever_sidecar_gets_them(name: str, seed: int, sidecars: int) -> None:
+    """Span by span, in any order, to any sidecar: as if one had taken all, while the run runs and when it closed."""
+    readings = [read(span) for span in RECORDINGS[name].spans()]
+    random.Random(seed).shuffle(readings)
+    said = []
+    for number in (1, sidecars):
+        draw = random.Random(seed)
+        store = open_store("memory://")
+        ingests = [Ingest(store, price=unpriced) for _ in range(number)]
+        for reading in readings:
+            draw.choice(ingests).submit([reading])
+        live = totals(store)
+        close_all(store, draw.choice(ingests))
+        said.append((live, counted(store)))
+        assert store.verify() == []
+        assert all(ingest.stop() for ingest in ingests)
+    assert said[0] == said[1]
+
+
+class Counting:
+    """A ledger that counts the rows that are read from it."""
+
+    def __init__(self, ledger: Any, seen: list[int]) -> None:
+        self._ledger, self._seen = ledger, seen
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._ledger, name)
+        if name not in ("traces", "runs", "at", "twins", "near", "calls"):
+            return found
+
+        def counted(*arguments: Any) -> Any:
+            rows = found(*arguments)
+            self._seen[0] += len(rows or ())
+            return rows
+
+        return counted
+
+
+class Seen:
+    """A transaction whose ledger counts."""
+
+    def __init__(self, tx: Transaction, seen: list[int]) -> None:
+        self._tx = tx
+        self.ledger = Counting(tx.ledger, seen)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tx, name)
+
+
+class Watched:
+    """A store that counts the rows that door 2 reads."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self.seen = [0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        with self._store.transaction() as tx:
+            yield Seen(tx, self.seen)
+
+
+@pytest.mark.parametrize("sql_url", ["memory", "sqlite", "postgresql"], indirect=True)
+def test_a_run_that_two_share_is_not_read_again_and_again(sql_url: str, open_stores: Callable[..., RunStore]) -> None:
+    """What a sidecar reads for a span does not grow with the run: some rows for each of the other's."""
+    store = Watched(open_stores(sql_url))
+    intakes = [Intake(store, unpriced, lambda: START) for _ in range(2)]  # type: ignore[arg-type]
+    read_by_then = []
+    for number in range(60):
+        intakes[number % 2].take([call(10 * number + each + 2) for each in range(10)])
+        read_by_then.append(store.seen[0])
+    assert totals(store) == (600, sum(range(2, 602)))  # type: ignore[arg-type]
+    late, early = read_by_then[-1] - read_by_then[40], read_by_then[20] - read_by_then[1]
+    assert late <= 1.2 * early
+    close_all(open_stores(sql_url), Ingest(open_stores(sql_url), price=unpriced))
+    assert store.usage()["total_input_tokens"] == sum(range(2, 602))
+    assert store.verify() == []
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty spans are large, and read by ten."""
+    monkeypatch.setattr(remembered, "LARGE", 40)
+    monkeypatch.setattr(remembered, "PAGE", 10)
+    monkeypatch.setattr("runmeter_exporter.ingest.intake.LARGE", 40)
+
+
+def taken(ingest: Ingest, readings: Sequence[Reading]) -> int:
+    """How often it had to be sent until it was stored."""
+    for tries in range(1, 1_000):
+        with suppress(StoreUnavailable):
+            ingest.submit(readings)
+            return tries
+    raise AssertionError("was never stored")
+
+
+@pytest.mark.parametrize("sql_url", ["memory", "sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("run_id", [None, "named"])
+def test_a_large_run_goes_on_after_a_restart(
+    sql_url: str, run_id: str | None, open_stores: Callable[..., RunStore], small: None
+) -> None:
+    """It is read page by page before its next span is taken, and once; what came with it is stored at once, and what it
+    had is not counted again."""
+    store = open_stores(sql_url)
+    first = Ingest(store, price=unpriced)
+    before = [call(number)._replace(run_id=run_id) for number in range(2, 102)]
+    first.submit(before)
+    assert first.stop()
+    ingest = Ingest(store, price=unpriced)
+    more = [call(200)._replace(run_id=run_id), call(5, trace_id=8), call(7)._replace(run_id=run_id)]
+    with pytest.raises(StoreUnavailable, match="large"):
+        ingest.submit(more)
+    then = sum(range(2, 102))
+    assert totals(store) == (101, then + 5)
+    assert taken(ingest, more) >= 1
+    assert totals(store) == (102, then + 205)
+    ingest.submit([call(201)._replace(run_id=run_id)])
+    assert totals(store) == (103, then + 406)
+    close_all(store, ingest)
+    assert store.usage()["total_input_tokens"] == then + 406
+    assert ingest.stop()
+    assert store.verify() == []
+
+
+@pytest.mark.parametrize("sql_url", ["sqlite", "postgresql"], indirect=True)
+def test_a_large_run_that_nobody_remembers_closes(
+    sql_url: str, open_stores: Callable[..., RunStore], small: None
+) -> None:
+    """Also what became of its spans is said, once; between two pages it is the others' turn."""
+    store = open_stores(sql_url)
+    first = Ingest(store, price=unpriced)
+    first.submit([call(number) for number in range(2, 102)])
+    assert first.stop()
+    intake = Intake(store, unpriced, lambda: START)
+    steps = list(closing.close_runs(intake, [default_run(7)]))
+    assert len(steps) > 10
+    assert store.usage()["total_input_tokens"] == sum(range(2, 102))
+    assert sum(spans for (fate, _), spans in intake.fates.items() if fate == "counted") == 100
+
+
+def test_what_the_other_takes_while_a_large_run_is_read_is_counted_once(small: None) -> None:
+    """Its pages and its arrivals overlap; a run that lost rows meanwhile is read again."""
+    store = open_store("memory://")
+    other = Intake(store, unpriced, lambda: START)
+    other.take([call(number) for number in range(2, 52)])
+    other.take([call(number) for number in range(52, 102)])
+    mine = Intake(store, unpriced, lambda: START)
+    others = iter(range(200, 300))
+
+    def until_taken(intake: Intake, reading: Reading) -> int:
+        for times in range(10):
+            try:
+                intake.take([reading])
+            except remembered.Large as large:
+                for _ in intake.remembered.warm_up(large):
+                    other.take([call(next(others))])
+            else:
+                return times
+        raise AssertionError("was never taken")
+
+    assert until_taken(mine, call(150)) == 2  # the trace, then the run
+    other.take([call(151)])
+    assert until_taken(mine, call(152)) == 0
+    with store.looking() as now:
+        stored = [row.span_id for row in now.ledger.traces([7])]
+    assert len(stored) > 120
+    assert totals(store) == (len(stored), sum(stored))
+    assert store.verify() == []
