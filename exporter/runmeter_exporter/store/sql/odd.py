@@ -91,9 +91,10 @@ def _without_spans(connection: Connection) -> Iterator[str]:
 
 def _names(said: str) -> list[str]:
     try:
-        return list(json.loads(said or "{}"))
+        names = json.loads(said or "{}")
     except ValueError:
         return []
+    return list(names) if isinstance(names, dict) else []
 
 
 def _types(column: Column[Any]) -> tuple[str, ...]:
