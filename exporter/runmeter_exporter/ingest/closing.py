@@ -18,6 +18,8 @@ from runmeter_exporter.totals.run import StoredRun, is_otlp
 
 AT_ONCE = 50
 """Runs closed in one transaction, at most."""
+BREATH = 0.02
+"""Seconds between two pages of what is large. A lock that is let go and taken again at once is nobody's else."""
 AT_LENGTH = 0.25
 """Seconds that such a transaction may take before the next one gets fewer runs: agents may be waiting for the file."""
 
@@ -40,13 +42,13 @@ def close_runs(intake: Intake, run_ids: Sequence[str]) -> Iterator[float]:
             if tries > AT_ONCE:
                 raise StoreUnavailable(f"{large} after {AT_ONCE} tries: {', '.join(some)}") from None
             at_once = 1
-            yield from (0.0 for _ in intake.remembered.warm_up(large))
+            yield from (BREATH for _ in intake.remembered.warm_up(large))
             continue
         for fold, rows in closed:
             if rows is None:
                 for page in intake.remembered.pages(fold.run_id):
                     fold.fill([row for row in page if not row.order], closed=False)
-                    yield 0.0
+                    yield BREATH
             elif rows:
                 fold.fill(rows, closed=False)
             fold.close()
