@@ -1,4 +1,4 @@
-"""This release with two steps of the schema more, a column and a table: what a process of the next one is like.
+"""This release with three steps of the schema more, a column, an index and a table: what the next one is like.
 
     python next_release.py DATABASE_URL NAME
 
@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Any, Protocol
 
-from sqlalchemy import Column, MetaData, Table, Text, event
+from sqlalchemy import Column, Index, MetaData, Table, Text, event, text
 
 from runmeter_exporter import open_store
 from runmeter_exporter.store.sql import setup, steps, upgrade
@@ -21,7 +21,8 @@ from runmeter_exporter.store.sql.steps import Step
 
 STEPS = (
     Step(len(steps.STEPS) + 1, "hosts of sources", ("sources.host",)),
-    Step(len(steps.STEPS) + 2, "marks", ("marks",)),
+    Step(len(steps.STEPS) + 2, "sources by host", ("sources:sources_host",)),
+    Step(len(steps.STEPS) + 3, "marks", ("marks",)),
 )
 
 
@@ -39,6 +40,8 @@ def become(put: Set) -> None:
         for index in table.dispatch.after_create:  # those that SQLAlchemy has no words for
             event.listen(copy, "after_create", index)
     more.tables["sources"].append_column(Column("host", Text))
+    known = text("host IS NOT NULL")
+    Index("sources_host", more.tables["sources"].c.host, sqlite_where=known, postgresql_where=known)
     Table("marks", more, Column("name", Text, primary_key=True), sqlite_with_rowid=False)
     put(steps, "STEPS", (*steps.STEPS, *STEPS))
     for module in (setup, upgrade):
@@ -50,9 +53,9 @@ def main(url: str, last: str) -> None:
     become(setattr)
     add = upgrade._add
 
-    def dies(connection: Any, name: str) -> None:
-        add(connection, name)
-        if name == last:
+    def dies(*given: Any) -> None:
+        add(*given)
+        if given[-1] == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     upgrade._add = dies

@@ -21,7 +21,7 @@ from runmeter_exporter import cli
 from runmeter_exporter.console.doctor import store_report
 from runmeter_exporter.console.options import Address
 from runmeter_exporter.serve import Config, run
-from runmeter_exporter.store import RunStore, StoreError, StoreUnavailable
+from runmeter_exporter.store import Heartbeat, RunStore, StoreError, StoreUnavailable
 from runmeter_exporter.store.sql import setup, steps, upgrade
 from runmeter_exporter.store.sql import store as sql_store
 from runmeter_exporter.store.sql.schema import metadata
@@ -29,6 +29,7 @@ from runmeter_exporter.store.sql.store import SqlRunStore
 from runmeter_exporter.upgrading import Upgrade
 
 BOTH = pytest.mark.parametrize("sql_url", ["sqlite", "postgresql"], indirect=True)
+WHAT = [step.what for step in STEPS]
 LAST = STEPS[-1].number
 RELEASES = ("0.1.0",)
 Open = Callable[..., SqlRunStore]
@@ -50,23 +51,29 @@ def next_release(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def upgraded(engine: Engine) -> bool:
-    """Whether both steps were taken, whole."""
+    """Whether all steps were taken, whole."""
     there = inspect(engine)
     columns = {column["name"] for column in there.get_columns("sources")}
-    return "host" in columns and there.has_table("marks") and minor(engine) == str(LAST)
+    indexes = {index["name"] for index in there.get_indexes("sources")}
+    whole = "host" in columns and "sources_host" in indexes and there.has_table("marks")
+    return whole and minor(engine) == str(LAST)
 
 
 def test_the_list_keeps_its_rules() -> None:
-    """Numbers in order, names of what there is, nothing twice; a column that older releases need not know."""
+    """Numbers in order, names of what there is, nothing twice; columns that older releases need not know."""
     assert [step.number for step in steps.STEPS] == list(range(1, len(steps.STEPS) + 1))
     names = [name for step in steps.STEPS for name in step.adds]
     assert len(names) == len(set(names))
     for name in names:
-        table, _, column = name.partition(".")
+        table, _, index = name.partition(":")
+        table, _, column = table.partition(".")
         found = metadata.tables[table]
+        assert not index or index in {one.name for one in found.indexes}
         if column:
             assert found.c[column].nullable or found.c[column].server_default is not None
             assert not found.c[column].primary_key
+    for step in steps.STEPS:  # an index takes long, and would keep others from a column of the same step
+        assert len(step.adds) == 1 or not any(":" in name for name in step.adds)
 
 
 @BOTH
@@ -208,7 +215,7 @@ def test_what_was_killed_in_the_middle_is_finished(
     next_release()
     store = open_stores(sql_url)
     left = store.pending()
-    assert left == [step.what for step in STEPS][last == "marks" :]
+    assert left == WHAT[[step.adds for step in STEPS].index((last,)) :]
     assert not inspect(store.engine).has_table("marks")
     assert store.migrate() == left
     assert upgraded(store.engine)
@@ -224,7 +231,7 @@ def test_what_is_there_already_is_left(sql_url: str, open_stores: Open, next_rel
         connection.execute(text("CREATE TABLE marks (name TEXT PRIMARY KEY)"))
         connection.execute(text("ALTER TABLE sources ADD COLUMN host TEXT"))
     next_release()
-    assert len(store.migrate()) == 2
+    assert store.migrate() == WHAT
     assert upgraded(store.engine)
 
 
@@ -246,7 +253,7 @@ def test_several_begin_at_once(sql_url: str, open_stores: Open, next_release: Ca
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(done) == ["hosts of sources", "marks"]
+    assert sorted(done) == sorted(WHAT)
     assert upgraded(stores[0].engine)
 
 
@@ -281,7 +288,7 @@ def test_it_waits_for_a_table_in_use_and_lets_others_through(
         other.rollback()
     freed.set()
     migrating.join()
-    assert done == ["hosts of sources", "marks"]
+    assert done == WHAT
     assert upgraded(store.engine)
 
 
@@ -303,7 +310,7 @@ def test_a_table_that_never_comes_free_is_said(
             store.migrate()
         other.rollback()
     assert store.write([snap(revision=2, tokens=2)]).applied == 1
-    assert len(store.migrate()) == 2
+    assert store.migrate() == WHAT
 
 
 def test_without_the_right_to_it_all_goes_on(
@@ -376,11 +383,11 @@ def test_the_command_says_what_it_does(
     store.write([snap(tokens=1)])
     assert migrate(sql_url, "--check") == (0, "nothing to do: the store has all that this release adds\n")
     next_release()
-    both = "to be added: hosts of sources\nto be added: marks\n"
-    assert migrate("--database-url", sql_url, "--check") == migrate(sql_url, "--check") == (1, both)
+    all = "".join(f"to be added: {what}\n" for what in WHAT)
+    assert migrate("--database-url", sql_url, "--check") == migrate(sql_url, "--check") == (1, all)
     assert "marks" in store_report(sql_url)["advice"][-1]
     assert not upgraded(store.engine)
-    assert migrate(sql_url) == (0, both.replace("to be added", "added"))
+    assert migrate(sql_url) == (0, all.replace("to be added", "added"))
     assert upgraded(store.engine)
     assert migrate(sql_url, "--json") == (0, '{\n  "added": []\n}\n')
     assert migrate(sql_url, "--database-url", sql_url)[0] == migrate("memory://")[0] == migrate("nonsense")[0] == 2
@@ -441,6 +448,7 @@ def test_an_older_store_that_is_put_back_is_noticed(
     store = open_stores(sql_url)
     store.migrate()
     with store.engine.begin() as connection:
+        connection.execute(text("DROP INDEX sources_host"))
         connection.execute(text("ALTER TABLE sources DROP COLUMN host"))
         connection.execute(text("DELETE FROM meta WHERE name = :name"), {"name": setup.MINOR})
 
@@ -452,3 +460,40 @@ def test_an_older_store_that_is_put_back_is_noticed(
     with pytest.raises(StoreError, match="host"):
         store._write(work)
     assert store._write(work) == 0
+
+
+def test_an_index_is_built_beside_those_who_write(
+    postgres_url: str, open_stores: Open, next_release: Callable[[], None]
+) -> None:
+    """While it waits for who was there before, others write; cut short, it is taken away and built anew."""
+    store = open_stores(postgres_url)
+    store.heartbeat([Heartbeat("a", 1)])
+    next_release()
+    assert store._take(STEPS[0], until=0.0)
+    failures: list[StoreError] = []
+
+    def migrate() -> None:
+        try:
+            store.migrate()
+        except StoreError as error:
+            failures.append(error)
+
+    waits = "wait_event_type = 'Lock' AND datname = current_database()"
+    building = text(f"SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONC%' AND {waits}")
+    valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('sources_host')")
+    migrating = threading.Thread(target=migrate)
+    with store.engine.connect() as other, store.engine.connect() as look:
+        look.execution_options(isolation_level="AUTOCOMMIT")
+        other.execute(text("UPDATE sources SET beat = 1"))
+        migrating.start()
+        pid = until(lambda: look.execute(building).scalar(), "it waits for who writes")
+        look.execute(text("INSERT INTO sources SELECT 'b', service, 1, counts, 1 FROM sources WHERE source = 'a'"))
+        look.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        migrating.join()
+        assert look.execute(valid).scalar() is False
+        other.rollback()
+        assert store.migrate() == WHAT[1:]
+        assert look.execute(valid).scalar() is True
+    assert len(failures) == 1
+    assert isinstance(failures[0], StoreUnavailable)
+    assert upgraded(store.engine)

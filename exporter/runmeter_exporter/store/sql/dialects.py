@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Index,
     Text,
     and_,
     any_,
@@ -36,6 +37,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from runmeter_exporter.store import StoreError, StoreUnavailable
+from runmeter_exporter.store.sql.concurrently import build as build_index
 from runmeter_exporter.store.sql.same_file import SameFile
 from runmeter_exporter.store.sql.turn import begin_to_write
 from runmeter_exporter.store.urls import FORMS, PREPARE_UNSAID, PostgresPlace, postgres_place, scheme_of, sqlite_path
@@ -47,6 +49,9 @@ _SQLSTATES = {
     "is locked": "55P03",
 }
 """What SQLite says in words, and PostgreSQL by these."""
+
+
+BeginWrite = Callable[[], AbstractContextManager[Connection]]
 
 
 class NoTables(Exception):
@@ -87,6 +92,9 @@ class Dialect(Protocol):
 
     def impatient(self, connection: Connection) -> None:
         """Wait only briefly for tables, for the rest of the transaction: who waits for a whole one holds up all."""
+
+    def index(self, connection: Connection, index: Index, begin: BeginWrite) -> None:
+        """Make an index on a table in use, where it is not there. `begin`: a transaction of another connection."""
 
     def cut(self, connection: Any) -> None:
         """Make a call under way on this connection of the driver fail, now."""
@@ -203,6 +211,10 @@ class SqliteDialect:
         """See Dialect."""
         # Who writes has the whole file from its beginning on.
 
+    def index(self, connection: Connection, index: Index, begin: BeginWrite) -> None:
+        """See Dialect."""
+        index.create(connection, checkfirst=True)
+
     def cut(self, connection: Any) -> None:
         """See Dialect."""
         with suppress(Exception):
@@ -291,6 +303,10 @@ class PostgresDialect:
     def impatient(self, connection: Connection) -> None:
         """See Dialect."""
         connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+
+    def index(self, connection: Connection, index: Index, begin: BeginWrite) -> None:
+        """See Dialect."""
+        build_index(connection, begin, index, self.impatient)
 
     def cut(self, connection: Any) -> None:
         """See Dialect."""

@@ -1,7 +1,7 @@
 """The steps that the schema took since 0.1.0, in their order: this is the whole list, and a new one goes to its end.
 
-A step adds tables or columns and takes nothing away, so that whoever knows less of them, or more, goes on with the same
-store. What stands in the way of that is another `schema.VERSION`, which older and newer releases refuse.
+A step adds tables, columns or indexes and takes nothing away, so that whoever knows less of them, or more, goes on
+with the same store. What stands in the way of that is another `schema.VERSION`, which older and newer releases refuse.
 
 To add one:
 
@@ -9,6 +9,7 @@ To add one:
    from that. A column is nullable or has a constant `server_default`: releases before it insert rows without it, and
    nothing is rewritten. Do not add it to a table that is read by `select(table)` or written whole (`statements.py`)
    before those go by `minor`, too.
+   An index on a table that was there is a step of its own, after that of its column: it may take long.
 2. Append a step with the next number and the names: `SENT = Step(1, "in which order rows came", ("spans.sent",))`, and
    `STEPS = (SENT,)`.
 3. Where statements use it, look first: `rows.minor >= SENT.number` (`SqlReads.minor`, fixed for a transaction). A store
@@ -31,7 +32,7 @@ class Step(NamedTuple):
     what: str
     """What the store can tell from now on, for people: `runmeter migrate` says it."""
     adds: tuple[str, ...]
-    """`table` for a whole table with its indexes, `table.column` for a column."""
+    """`table` for a whole table with its indexes, `table.column` for a column, `table:index` for an index."""
 
 
 ARRIVALS = Step(1, "which spans joined a run lately, so that a second sidecar reads those alone", ("arrivals",))

@@ -40,6 +40,8 @@ VERIFY_DEADLINE = 600.0
 """Seconds that reading everything may take."""
 MIGRATE_DEADLINE = 60.0
 """Seconds for which a step of the schema tries to get at a table that others use."""
+INDEX_DEADLINE = 3600.0
+"""Seconds that building an index of a table may take."""
 
 
 class SqlRunStore(BaseRunStore):
@@ -118,7 +120,8 @@ class SqlRunStore(BaseRunStore):
             return steps.STEPS[self._minor :]
 
     def _take(self, step: steps.Step, until: float) -> bool:
-        seconds = max(until - time.monotonic(), 0) + self._deadline
+        builds = any(":" in name for name in step.adds)
+        seconds = INDEX_DEADLINE if builds else max(until - time.monotonic(), 0) + self._deadline
         with self._deadlines.call(seconds) as call, self._translated(call):
             taken = upgrade.take(lambda writes: self._begun(call, writes), self._dialect, step, until)
         self._minor = max(self._minor, step.number)

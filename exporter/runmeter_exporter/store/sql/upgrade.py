@@ -2,7 +2,8 @@
 
 A step and the note that it was taken are one transaction, which locks the row of that note first: so of several that
 begin at once one takes the step, and of one that was killed nothing is left, or all. Where a database keeps its tables
-out of transactions (CockroachDB), what is there already is left as it is.
+out of transactions (CockroachDB; PostgreSQL, where an index is built beside those who write), what is there already is
+left as it is. The transaction waits then, and holds nothing but that row.
 """
 
 from __future__ import annotations
@@ -50,12 +51,17 @@ def _take(begin: setup.Begin, dialect: Dialect, step: Step) -> bool:
         if setup.number(connection.execute(locked).scalar()) >= step.number:
             return False
         for name in step.adds:
-            _add(connection, name)
+            _add(connection, dialect, begin, name)
         connection.execute(update(meta).where(row).values(value=str(step.number)))
     return True
 
 
-def _add(connection: Connection, name: str) -> None:
+def _add(connection: Connection, dialect: Dialect, begin: setup.Begin, name: str) -> None:
+    if ":" in name:
+        table_name, _, index_name = name.partition(":")
+        [index] = [index for index in metadata.tables[table_name].indexes if index.name == index_name]
+        dialect.index(connection, index, lambda: begin(True))
+        return
     table_name, _, column_name = name.partition(".")
     table, there = metadata.tables[table_name], inspect(connection)
     if not column_name:
