@@ -79,6 +79,8 @@ class Library(NamedTuple):
     makes_up: tuple[str, ...] = ()
     """Operations whose counts may be the library's own, with nothing that says so; a prompt's that are fewer than its
     messages alone come to are."""
+    parts: bool = False
+    """Counts in `texts` named `input`, `input_…`, `output` or `output_…` are parts that exclude one another."""
     usage_begins: str | None = None
     """What stands in `texts` right before the usage, after whatever else they hold."""
     stream_log: bool = False
@@ -196,6 +198,8 @@ LIBRARIES: Final[Mapping[str, Library]] = {
             "gen_ai.usage.output_token_details",
         )
     ),
+    # Langfuse 3 to 5: the provider's usage as JSON, or in Langfuse's own words: parts that exclude one another.
+    "langfuse-sdk": Library(texts=("langfuse.observation.usage_details",), parts=True),
     # Logfire 5.2.0: the provider's usage as JSON; a stream's call span ends when the stream begins, and the usage comes
     # on a log-type span of the same scope when it is exhausted.
     "logfire.openai": Library(texts=("gen_ai.usage.raw",), stream_log=True),

@@ -46,6 +46,7 @@ _SAID: Final[Mapping[str, str]] = {
 _KINDS: Final[Mapping[str, Mapping[str, str]]] = {
     semconv.OPENINFERENCE_KIND: {"EMBEDDING": EMBEDDINGS},
     semconv.LANGSMITH_KIND: {"embedding": EMBEDDINGS},
+    semconv.LANGFUSE_KIND: {"embedding": EMBEDDINGS},
     semconv.VERCEL_OPERATION: {"ai.embed.doEmbed": EMBEDDINGS, "ai.embedMany.doEmbed": EMBEDDINGS},
     semconv.GENKIT_KIND: {"embedder": EMBEDDINGS},
     semconv.LLM_REQUEST_TYPE: {"completion": "text_completion", "embedding": EMBEDDINGS, "rerank": "rerank"},

@@ -148,6 +148,20 @@ KINDS: Final[tuple[tuple[str, Mapping[str, Role]], ...]] = (
             "indexer": PLAIN,
         },
     ),
+    (
+        semconv.LANGFUSE_KIND,
+        {
+            "generation": CALL,
+            "embedding": CALL,
+            "agent": AGENT,
+            "tool": TOOL,
+            "chain": AGGREGATE,
+            "retriever": PLAIN,
+            "evaluator": PLAIN,
+            "guardrail": PLAIN,
+            "event": PLAIN,
+        },
+    ),
     (semconv.OPERATION_NAME, OPERATIONS),
     (
         semconv.LLM_REQUEST_TYPE,

@@ -101,6 +101,7 @@ MODEL: Final = (
     REQUEST_MODEL,
     "ai.model.id",
     "embedding.model_name",  # OpenInference
+    "langfuse.observation.model.name",
 )
 PROVIDER: Final = (
     PROVIDER_NAME,
@@ -165,5 +166,6 @@ TRACELOOP_KIND: Final = "traceloop.span.kind"
 LANGSMITH_KIND: Final = "langsmith.span.kind"
 CLAUDE_CODE_KIND: Final = "span.type"
 VERCEL_OPERATION: Final = "ai.operationId"
+LANGFUSE_KIND: Final = "langfuse.observation.type"
 GENKIT_KIND: Final = "genkit:metadata:subtype"
 LLM_REQUEST_TYPE: Final = "llm.request.type"  # OpenLLMetry until 0.4x, LiteLLM

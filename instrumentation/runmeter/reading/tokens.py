@@ -57,6 +57,16 @@ _TEXT_FIELDS: Final[Mapping[str, str]] = {
 }
 """Names of counts inside a provider's own usage object."""
 
+_PART_FIELDS: Final[Mapping[str, str]] = {
+    "cache_read": "cache_read",
+    "cached_tokens": "cache_read",
+    "cache_creation": "cache_write",
+    "cache_write_tokens": "cache_write",
+    "reasoning": "reasoning",
+    "reasoning_tokens": "reasoning",
+}
+"""Names of Langfuse's parts of the input and the output that are fields."""
+
 _TEXT_COUNT: Final = re.compile(
     "['\"](" + "|".join(sorted(_TEXT_FIELDS, key=len, reverse=True)) + r")['\"]\s*:\s*(\d{1,13})(?![\d.eE])"
 )
@@ -84,6 +94,8 @@ def usage_of(
             texts += text
         if texts:
             found = _counts_in(texts, dialect.usage_begins)
+            if dialect.parts:
+                found |= _added_up(texts)
             if given_input is None:
                 given_input = found.get("input")
                 excludes_cache |= "cache_read_input_tokens" in found and "prompt_tokens" not in found
@@ -149,6 +161,23 @@ def _counts_in(texts: list[str], begins: str | None) -> dict[str, int]:
             if number <= COUNT_LIMIT:
                 found.setdefault(_TEXT_FIELDS[word], number)
                 found.setdefault(word, number)
+    return found
+
+
+_PART: Final = re.compile(r'"(input|output)(?:_(\w{1,64}))?"\s*:\s*(\d{1,13})(?![\d.eE])')
+
+
+def _added_up(texts: list[str]) -> dict[str, int]:
+    """Counts by field where `input` and `output` are what is left of them beside their parts."""
+    said = [(side, part, int(digits)) for text in texts for side, part, digits in _PART.findall(text[-_TEXT_LIMIT:])]
+    found: dict[str, int] = {}
+    for whole in {side for side, part, _ in said if not part}:
+        for side, part, number in said:
+            if side == whole and not part.startswith("priority") and number <= COUNT_LIMIT:
+                found[side] = found.get(side, 0) + number
+                field = _PART_FIELDS.get(part)
+                if field is not None:
+                    found[field] = found.get(field, 0) + number
     return found
 
 
