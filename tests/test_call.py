@@ -108,7 +108,8 @@ def test_the_current_spelling_wins() -> None:
 def test_counts_become_inclusive() -> None:
     """Cache tokens that were left out of the input are added, by dialect and by their being more than the input."""
     anthropic = chat(input=746, output=107, cache_read=65, cache_write=200)
-    assert read(span(anthropic, scope="openlit.instrumentation.anthropic")).usage == Usage(1011, 107, 65, 200)
+    older = chat(input=746, output=107, cache_read=65) | {"gen_ai.usage.cache_creation.input_tokens": 200}
+    assert read(span(older, scope="openlit.instrumentation.anthropic")).usage == Usage(1011, 107, 65, 200)
     assert read(span(anthropic)).usage == Usage(746, 107, 65, 200)
     assert read(span(chat(input=10, output=5, cache_read=65))).usage == Usage(75, 5, 65)
     assert read(span(chat(input=10, output=5, reasoning=20))).usage == Usage(10, 25, 0, 0, 20)
@@ -237,6 +238,27 @@ def test_estimates_are_not_usage() -> None:
     assert read(span(streamed, scope=scope)).usage is None
     measured = streamed | {"gen_ai.usage.cache_read.input_tokens": 0}
     assert read(span(measured, scope=scope)).usage == Usage(4, 3)
+    older = chat(input=4, output=3) | {"gen_ai.request.is_stream": True, "gen_ai.system": "openai"}
+    assert read(span(older, scope="openlit.otel.tracing")).usage is None
+    answered = older | {"gen_ai.usage.reasoning_tokens": 1}
+    assert read(span(answered, scope="openlit.otel.tracing")).usage == Usage(4, 3, 0, 0, 1)
+    other = older | {semconv.PROVIDER_NAME: "anthropic"}
+    assert read(span(other, scope="openlit.otel.tracing")).usage == Usage(4, 3)
+
+
+def test_langfuse_says_parts_or_what_the_provider_said() -> None:
+    """What is beside `input` is no part of it, but for a tier; the provider's own words mean what they always do."""
+    parts = '{"input": 746, "input_cache_read": 65, "input_cache_creation": 200, "input_priority": 9, "output": 94,'
+    parts += ' "output_reasoning": 13, "total": 1118}'
+    openai = '{"prompt_tokens": 1011, "completion_tokens": 107, "prompt_tokens_details": {"cached_tokens": 65}}'
+    beside = '{"input": 746, "output": 107, "cache_read_input_tokens": 65, "cache_creation_input_tokens": 200}'
+    for said, usage in (
+        (parts, Usage(1011, 107, 65, 200, 13)), (openai, Usage(1011, 107, 65)), (beside, Usage(1011, 107, 65, 200)),
+        ('{"input": 7}', Usage(7)), ("{}", None), ("not JSON", None),
+    ):  # fmt: skip
+        attributes = {"langfuse.observation.type": "generation", "langfuse.observation.usage_details": said}
+        reading = read(span(attributes | {"langfuse.observation.model.name": "m"}, scope="langfuse-sdk"))
+        assert (reading.role, reading.model, reading.usage) == (Role.CALL, "m", usage)
 
 
 def test_what_a_library_counts_itself_is_not_usage() -> None:
@@ -413,9 +435,10 @@ def test_a_habit_corrects_only_the_attribute_that_has_it() -> None:
     current = chat(input=1011, output=107, cache_read=65, cache_write=200)
     for attributes in (bare, current, bare | current, bare | chat(input=""), current | {"cache_read_tokens": 65}):
         assert read(span(attributes, scope=CLAUDE)).usage == Usage(1011, 107, 65, 200)
-    openlit = current | {semconv.INPUT_TOKENS: 746}
+    openlit = chat(input=746, output=107, cache_read=65) | {"gen_ai.usage.cache_creation.input_tokens": 200}
     for scope in ("openlit.instrumentation.anthropic", "@traceloop/instrumentation-anthropic"):
         assert read(span(openlit, scope=scope)).usage == Usage(1011, 107, 65, 200)
+        assert read(span(current, scope=scope)).usage == Usage(1011, 107, 65, 200)  # a release with the newest words
         older = {semconv.OPERATION_NAME: "chat", "gen_ai.usage.prompt_tokens": 1011, semconv.OUTPUT_TOKENS: 1}
         assert read(span(older | {semconv.CACHE_READ_TOKENS: 65}, scope=scope)).usage == Usage(1011, 1, 65)
     said = '{"usage_metadata":{"candidates_token_count":94,"thoughts_token_count":13}}'

@@ -112,6 +112,8 @@ CANNOT: Mapping[str, tuple[str, str]] = {
             "cached, reasoning",
             DETAILS,
             (
+                "opentelemetry-instrumentation-openai+openinference-0.33.12/openai_async_parallel_streams",
+                "opentelemetry-instrumentation-openai+openinference-0.33.12/openai_chat_two_streams_in_app",
                 "openinference-instrumentation-openai-agents-2.6.0/agents_tool_loop_chat",
                 "opentelemetry-instrumentation-openai-v2-2.4b0/openai_chat_single",
                 "opentelemetry-instrumentation-openai-v2-2.4b0/openai_chat_stream_usage",

@@ -161,7 +161,12 @@ def gap(one: list[Reading], other: list[Reading]) -> tuple[int, int] | None:
     if {member.scope for member in one} & {member.scope for member in other}:
         return None
     (usage, failed, model, place), (other_usage, other_failed, other_model, other_place) = words(one), words(other)
-    if (usage is None) != (other_usage is None) or not models_agree(model, other_model):
+    if place != other_place:
+        return None
+    if (usage is None) != (other_usage is None):
+        told, client = (one, other) if usage is not None else (other, one)
+        return blank_gap([whole(told)], [whole(client)]) or blank_gap(told, client)
+    if not models_agree(model, other_model):
         return None
     kind = 1
     if usage is not None and other_usage is not None and usage[:2] != other_usage[:2]:
@@ -170,14 +175,39 @@ def gap(one: list[Reading], other: list[Reading]) -> tuple[int, int] | None:
         kind = 2
     if usage is None and failed != other_failed:
         return None
-    if place != other_place:
-        return None
     times = [
         (min(member.started_at for member in side), max(member.ended_at for member in side)) for side in (one, other)
     ]
     if not together(*times, used=usage is not None, logged=False):
         return None
     return kind, abs(times[0][0] - times[1][0]) + abs(times[0][1] - times[1][1])
+
+
+def whole(members: list[Reading]) -> Reading:
+    """One reading of what the members say together."""
+    usage, failed, model, _ = words(members)
+    return members[0]._replace(
+        usage=usage, failed=failed, model=model,
+        response_id=next((m.response_id for m in members if m.response_id), None),
+        started_at=min(m.started_at for m in members), ended_at=max(m.ended_at for m in members),
+    )  # fmt: skip
+
+
+def blank_gap(told: list[Reading], client: list[Reading]) -> tuple[int, int] | None:
+    """Nearness of what has usage, but no id, and what has no usage: of one model, at one time."""
+    return min(
+        (
+            (4, abs(left.started_at - right.started_at))
+            for left in told
+            for right in client
+            if left.usage is not None and right.usage is None and not right.failed
+            and left.response_id is None and left.model and right.model and models_agree(left.model, right.model)
+            and together(
+                (left.started_at, left.ended_at), (right.started_at, right.ended_at), used=True, logged=False
+            )
+        ),
+        default=None,
+    )  # fmt: skip
 
 
 def words(members: list[Reading]) -> tuple[Usage | None, bool, str | None, str]:

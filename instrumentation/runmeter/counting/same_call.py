@@ -165,14 +165,16 @@ def settles(log: Reading, call: Reading) -> bool:
 
 
 def blank(told: Reading, client: Reading) -> bool:
-    """`client` is a client's span, without usage and id, of the call that `told` says more of (LiteLLM's streams)."""
-    if (
-        told.usage is None
-        or client.usage is not None
-        or client.response_id is not None
-        or client.failed
-        or client.scope in AFTER_THE_FACT
-    ):
+    """`client` is a client's span, without usage, of the call that `told` says more of: LiteLLM's streams, and those of
+    any instrumentation that drops the usage of streams while another, which writes no ids, is at work as well: of one
+    model, at one time. (What has an id is found by it, and by nothing that has none.)"""
+    if told.usage is None or client.usage is not None or client.failed or client.scope in AFTER_THE_FACT:
+        return False
+    if told.response_id is None and told.model and client.model and not told.stream_log and told.tells == WHOLE:
+        times = (told.started_at, told.ended_at), (client.started_at, client.ended_at)
+        if together(*times, used=True, logged=False):
+            return True
+    if client.response_id is not None:
         return False
     if told.scope in AFTER_THE_FACT:
         return told.started_at - SLACK <= client.started_at <= told.ended_at + SLACK
@@ -223,7 +225,7 @@ def twin_keys(reading: Reading) -> tuple[str, ...]:
     place = reading.resource_key
     usage = reading.usage
     key = f"{place}:-" if usage is None else f"{place}:{usage[0]}"
-    if usage is not None and (reading.stream_log or reading.scope in AFTER_THE_FACT):
+    if usage is not None and (reading.response_id is None or reading.stream_log or reading.scope in AFTER_THE_FACT):
         return key, f"{place}:-"
     if reading.response_id is not None:
         return key, f"{place}={reading.response_id}"

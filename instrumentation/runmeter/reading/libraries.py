@@ -75,7 +75,9 @@ class Library(NamedTuple):
     own_ids: bool = False
     """Writes response ids of its own making where it passes a provider's answer on."""
     measured: bool = False
-    """On a streamed call's span the absence of any count of the cache shows that the counts are the library's own."""
+    """On a streamed call's span the absence of any details shows that the counts are the library's own."""
+    measured_provider: str | None = None
+    """The same, of this provider's calls alone."""
     makes_up: tuple[str, ...] = ()
     """Operations whose counts may be the library's own, with nothing that says so; a prompt's that are fewer than its
     messages alone come to are."""
@@ -134,6 +136,9 @@ LIBRARIES: Final[Mapping[str, Library]] = {
     # Where a stream ended without usage it counts characters; the cache counts (0 included) are set from a provider's
     # usage only.
     "openlit.instrumentation.openai": Library(measured=True, failed_names=(("chat ", CALL),)),
+    # 1.34 had one scope for all. It took the usage of a streamed answer of Responses, which has reasoning, and counted
+    # characters for every streamed chat.
+    "openlit.otel.tracing": Library(measured=True, measured_provider="openai"),
     # Its invoke_agent spans are the nodes of the graph; no key tells a real agent from them.
     "openlit.instrumentation.langgraph": Library(aggregates_count=False, agent_key=""),
     # OpenInference for OpenAI Agents 2.6.0: the trace around the agents is of kind AGENT too, but no node of the graph.

@@ -28,6 +28,7 @@ _GENAI_BEGINS: Final = (
     "@traceloop/",
     *(family for family, _ in FAMILIES),
     "com.anthropic.",
+    "langfuse",
     "langsmith",
     "openinference.",
     "openlit.",

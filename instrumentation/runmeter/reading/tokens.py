@@ -16,7 +16,7 @@ from runmeter.reading.roles import REREAD, WHOLE
 from runmeter.usage import COUNT_LIMIT, Usage
 
 _TEXT_LIMIT: Final = 65_536
-_STREAMED: Final = "gen_ai.request.stream"
+_STREAMED: Final = ("gen_ai.request.stream", "gen_ai.request.is_stream")
 _new: Final[Any] = tuple.__new__
 """Makes a named tuple of a tuple as long as it, in a third of the time that its constructor takes."""
 
@@ -84,7 +84,10 @@ def usage_of(
     """The inclusive counts, and the model and response id where only a raw answer has them."""
     given_input, given_output, cache_read, cache_write, reasoning = map(count, usual[:5], repeat(rejected))
     exclusive = dialect.exclusive_input
-    excludes_cache = bool(exclusive and shape.input_key(attributes) in exclusive)
+    # A release that has the newest word for what was written to the cache counts as the conventions do.
+    excludes_cache = bool(
+        exclusive and shape.input_key(attributes) in exclusive and semconv.CACHE_WRITE_TOKENS not in attributes
+    )
     excludes_reasoning = False
     model = response_id = None
     if dialect.texts:
@@ -113,7 +116,7 @@ def usage_of(
                     excludes_reasoning = dialect.output_excludes_reasoning and (
                         found.get("output", given_output) == given_output
                     )
-    if dialect.measured and usual[2] in EMPTY and attributes.get(_STREAMED) is True:
+    if dialect.measured and usual[2] in EMPTY and usual[4] in EMPTY and _guessed(usual[7], dialect, attributes):
         return None, model, response_id
     if dialect.makes_up and _made_up(given_input, dialect, attributes):
         return None, model, response_id
@@ -135,6 +138,13 @@ def inclusive(given: Iterable[int | None], excludes_cache: bool, excludes_reason
         tokens_out = min(tokens_out + thought, COUNT_LIMIT)
     usage: Usage = _new(Usage, (tokens_in, tokens_out, cached, written, thought, 0, 0, 0, 0, 0, 0))
     return usage
+
+
+def _guessed(provider: Any, dialect: Library, attributes: Mapping[str, Any]) -> bool:
+    """A stream of a call whose counts, without details, are the library's own."""
+    if dialect.measured_provider not in (None, provider):
+        return False
+    return any(attributes.get(key) is True for key in _STREAMED)
 
 
 def _made_up(given_input: int | None, dialect: Library, attributes: Mapping[str, Any]) -> bool:
