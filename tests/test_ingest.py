@@ -23,8 +23,11 @@ from runmeter.counting.same_call import alike
 from runmeter.reading.read import Reading
 from runmeter.spans import Call
 from runmeter.usage import Usage
+from runmeter_exporter.ingest.cache import size_of
 from runmeter_exporter.ingest.ingest import Ingest
-from runmeter_exporter.ingest.otlp import JSON, PROTOBUF
+from runmeter_exporter.ingest.otlp import JSON, PROTOBUF, parse
+from runmeter_exporter.ingest.otlp.reading import reading_of
+from runmeter_exporter.memory import BY_DEFAULT
 from runmeter_exporter.store import RefusedValue, RunStore, StoreUnavailable
 from runmeter_exporter.totals.run import CellKey, RunSnapshot
 
@@ -568,7 +571,8 @@ def test_beyond_the_queue_the_answer_is_429_and_what_waits_is_one_transaction(
 ) -> None:
     """While a transaction is under way, requests wait up to the bound and go in together; more are told to retry."""
     slow = Slow(open_stores("memory://"))
-    ingest = ingest_of(slow, queue_spans=3)
+    [size] = [size_of(reading_of(span)) for span in parse(call(2, 1), PROTOBUF).spans]
+    ingest = ingest_of(slow, memory=BY_DEFAULT._replace(queue=3 * size))
     statuses: list[int] = []
 
     def send(number: int) -> threading.Thread:
@@ -589,7 +593,7 @@ def test_beyond_the_queue_the_answer_is_429_and_what_waits_is_one_transaction(
             assert ingest._changed.wait_for(lambda waiting=waiting: len(ingest._waiting) > waiting, 30)
     status, headers, body = ingest.handle("/v1/traces", call(6, 1), PROTOBUF, None)
     assert (status, headers["Retry-After"]) == (429, "2")
-    assert "limit is 3" in Status.FromString(body).message
+    assert f"{3 * size} bytes of spans wait to be stored and these are {size}" in Status.FromString(body).message
     slow.gate.set()
     for thread in threads:
         thread.join(30)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runmeter.reading.read import Reading
-from runmeter_exporter.ingest.traces import Trace, TraceCache
+from runmeter_exporter.ingest.cache import Cache
+from runmeter_exporter.ingest.traces import Trace
 from runmeter_exporter.store.ledger_row import INHERITED, PINNED, STAMPED, Row, default_run
 
 TRACE = 7
@@ -99,11 +100,21 @@ def test_a_pinned_span_stays_and_says_nothing_of_those_below_it_before() -> None
     assert trace.run_of(2) == "keeper"
 
 
-def test_the_cache_is_bounded_by_spans() -> None:
-    """The least recently used traces go first."""
-    cache = TraceCache(limit=10)
-    for trace_id in range(1, 5):
-        cache.put(Trace(trace_id, [Row(trace_id, span_id, None, "r") for span_id in range(1, 5)]))
+def test_the_least_recently_used_are_forgotten_beyond_the_bound() -> None:
+    """In bytes, as they are after their use; what is larger than the bound alone is not kept either."""
+    cache: Cache[int, list[int]] = Cache(100, sum)
+    for key in range(1, 5):
+        cache.put(key, [25])
+    cache.trim()
+    assert cache.bytes == 100
+    first = cache.get(1)
+    assert first is not None
+    first.append(50)
+    cache.trim()
+    assert ([key for key in range(1, 5) if key in cache], cache.bytes) == ([1, 4], 100)
+    first.append(26)
+    cache.trim()
+    assert cache.bytes == 100
     assert cache.get(1) is not None
     cache.trim()
-    assert [trace_id for trace_id in range(1, 5) if cache.get(trace_id) is not None] == [1, 4]
+    assert (1 in cache, cache.bytes) == (False, 0)

@@ -17,6 +17,7 @@ from runmeter_exporter.console.options import (
     DURATION,
     Address,
     DurationType,
+    SizeType,
     as_json,
     database_url,
     listener,
@@ -25,6 +26,7 @@ from runmeter_exporter.console.options import (
     token,
 )
 from runmeter_exporter.console.pruning import OLD, prune
+from runmeter_exporter.memory import LEAST
 
 _COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 
@@ -68,6 +70,8 @@ for _command in (*reading.COMMANDS, prune, migrate):
 @setting("--otlp-idle", type=DurationType("1s", why=" silence that ends a run"), default="30m", show_default=True,
          help="End a run without a span for so long.")  # fmt: skip
 @setting("--retain", type=OLD, help="Prune runs older than this, hourly; the totals stay. Default: keep all.")
+@setting("--memory", type=SizeType(LEAST, " in which a large run has room"), default="512MB", show_default=True,
+         help="For what is remembered of traces and runs, and what waits.")  # fmt: skip
 @setting("--durable", is_flag=True, help="SQLite: what this sidecar writes survives a power loss. Slower.")
 @token("--read-token", "Bearer token for everything but POST /v1/* and /-/*.")
 @token("--ingest-token", "Bearer token for POST /v1/*.")

@@ -19,6 +19,7 @@ from runmeter_exporter.console.options import Address
 from runmeter_exporter.http.access import AccessError, Token, require_token
 from runmeter_exporter.http.server import ListenError, Server
 from runmeter_exporter.ingest.ingest import Ingest
+from runmeter_exporter.memory import DEFAULT, divided
 from runmeter_exporter.reaper import Reaper
 from runmeter_exporter.recorder.core import HEARTBEAT
 from runmeter_exporter.scrape import Scraper
@@ -41,6 +42,8 @@ class Config:
     grace: float = 15.0
     otlp_idle: float = 1800.0
     retain: float | None = None
+    memory: int = DEFAULT
+    """Bytes."""
     durable: bool = False
     read_token: str | None = None
     read_token_file: str | None = None
@@ -105,7 +108,7 @@ def _start(config: Config, leaving: ExitStack, say: Callable[[str], None]) -> No
     leaving.callback(upgrade.stop)
     upgrade.start(patience)
     scraper = Scraper(store)
-    ingest = Ingest(store)
+    ingest = Ingest(store, memory=divided(config.memory))
     leaving.callback(ingest.stop)
 
     def listen(

@@ -5,9 +5,10 @@ reading a table. Errors are one line."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import click
 
@@ -59,6 +60,27 @@ class DurationType(click.ParamType):  # type: ignore[type-arg]  # generic only i
             self.fail(str(problem), param, ctx)
         if given < durations.seconds(self._floor):
             self.fail(f"{value!r} is less than {self._floor}, the least{self._why}", param, ctx)
+        return given
+
+
+class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """`500MB`, `2GB`, `512MiB` in bytes, and not less than `floor`; `why` ends that sentence."""
+
+    name = "SIZE"
+    _UNITS: ClassVar = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+    def __init__(self, floor: int, why: str = "") -> None:
+        self._floor, self._why = floor, why
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        said = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([KMG]I?B)", value.strip().upper())
+        if said is None:
+            self.fail(f"{value!r} is no size; give a number and KB, MB, GB, KiB, MiB or GiB, as in 512MB", param, ctx)
+        given = int(float(said[1]) * self._UNITS[said[2]])
+        if given < self._floor:
+            self.fail(f"{value!r} is less than {self._floor // 10**6}MB, the least{self._why}", param, ctx)
         return given
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from runmeter.counting.settler import Settler
 from runmeter.reading.read import Reading
@@ -15,6 +15,7 @@ from runmeter.runs.shares import SHARES, share_id
 from runmeter.sink import TERMINAL
 from runmeter.spans import Call, Change
 from runmeter.usage import Usage
+from runmeter_exporter.ingest.cache import size_of
 from runmeter_exporter.scopes import RECORDED
 from runmeter_exporter.store.ledger_row import (
     Arrival,
@@ -35,6 +36,10 @@ DOOR = "otlp"
 """The source of what came through door 2; what a door 1 source X counts itself is `otlp:X`."""
 
 _PRICE = struct.Struct(">8sqq")
+_FOLD: Final = 5_500
+"""Bytes of a fold in the cache, without what is in it …"""
+_NODE, _GONE, _KEY, _KIND, _CELL, _FIXED, _STAMPED, _HEARD = 1_200, 120, 200, 1_500, 1_500, 280, 320, 400
+"""… of a span beside its reading, of one that was forgotten, of a key, of a kind of call that was, and of the rest."""
 _RUN_ROOT, _ROOT, _REMOTE_ROOT = 2, 1, 0
 
 
@@ -57,7 +62,7 @@ class RunFold:
         self.settler = Settler(limit=SPAN_LIMIT)
         self.revisions: dict[str, int] = {}
         """What the store knew of door 2's sources when this was the fold: somebody else's spans raise them."""
-        self.read: Container[Key] = ()
+        self.read: Collection[Key] = ()
         """Rows that were read while others may have written: they may be in what arrived after these revisions, too."""
         self._joined: list[Key] | None = []
         """Rows that joined since the fold was stored; None where others left."""
@@ -72,6 +77,9 @@ class RunFold:
         self._divides = implied_trace(run_id) is not None
         self._price = price
         self._fixed: dict[bytes, tuple[int, int]] = {}
+        """What was priced before, and is not counted yet."""
+        self._used: dict[bytes, tuple[int, int]] = {}
+        """What was counted, at its price."""
         self._priced: list[bytes] = []
         self._cells: dict[tuple[str | None, str], Cells] = {}
         """By thread (None where the run is nobody's trace, and so has no shares) and source."""
@@ -83,6 +91,23 @@ class RunFold:
         """When the last call of each thread ended."""
         self._stamped: dict[Call, list[str]] = {}
         self._recorders: set[str] = set()
+        self._read = self._weighed = self._frozen = 0
+        """Readings so far and their bytes; spans that the settler had forgotten when prices were last let go."""
+
+    def size(self) -> int:
+        """Bytes that it takes, at most."""
+        nodes = len(self.settler)
+        return (
+            _FOLD
+            + nodes * (_NODE + self._weighed // max(1, self._read))
+            + _GONE * min(self.settler.frozen_spans, 4 * SPAN_LIMIT)
+            + _KIND * self.settler.frozen_kinds
+            + _CELL * sum(map(len, self._cells.values()))
+            + _FIXED * (len(self._fixed) + len(self._used))
+            + _KEY * len(self.read)
+            + _STAMPED * len(self._stamped)
+            + _HEARD * len(self._heard)
+        )
 
     def fill(self, rows: Sequence[Row], *, closed: bool) -> None:
         """Fold the run's ledger rows, all of them or more of them; `closed`: the settled totals hold its usage."""
@@ -100,6 +125,7 @@ class RunFold:
         # Rows come in any order, so that a call may have seemed to be of a subagent's own conversation.
         self._cells = {key: cells for key, cells in self._cells.items() if key[0] is None or cells.used}
         self.shared = self.shares()
+        self._let_go()
 
     @property
     def closed(self) -> bool:
@@ -115,7 +141,8 @@ class RunFold:
     def fix(self, priced: bytes | None) -> None:
         """Take over what was priced before (`Row.priced`)."""
         for digest, cost, unpriced in _PRICE.iter_unpack(priced or b""):
-            self._fixed[digest] = cost, unpriced
+            if digest not in self._used:
+                self._fixed[digest] = cost, unpriced
 
     def add(self, reading: Reading, order: int = 0) -> bytes | None:
         """A reading joins the run, at place `order` after its closing; what that priced, for `Row.priced`."""
@@ -123,6 +150,7 @@ class RunFold:
         if self._joined is not None:
             self._joined.append(reading.key)
         self._add(reading)
+        self._let_go()
         priced, self._priced = b"".join(self._priced), []
         return priced or None
 
@@ -135,7 +163,19 @@ class RunFold:
         """Rows are no longer in the run: who folded it before has to read it whole."""
         self._joined = None
 
+    def _let_go(self) -> None:
+        """What calls cost, and came with, whose spans were forgotten: they stay counted as they are."""
+        if self.settler.frozen_spans - self._frozen <= SPAN_LIMIT // 8:
+            return
+        self._frozen = self.settler.frozen_spans
+        calls = list(self.settler.remembered())
+        kept = set(map(_digest, calls))
+        self._used = {digest: fixed for digest, fixed in self._used.items() if digest in kept}
+        self._stamped = {call: self._stamped[call] for call in calls if call in self._stamped}
+
     def _add(self, reading: Reading) -> None:
+        self._read += 1
+        self._weighed += size_of(reading)
         self._know(reading)
         self._apply(self.settler.add(reading), source_of(reading))
 
@@ -320,6 +360,8 @@ class RunFold:
                 # A call keeps the source that it came with, whoever's span made it better known.
                 held = self._stamped.get(was)
                 of = held.pop() if held else DOOR
+                if held is not None and not held:
+                    del self._stamped[was]
                 self._count(was, of, -1)
             if now is not None:
                 if of != DOOR:
@@ -336,15 +378,21 @@ class RunFold:
 
     def _priced_usage(self, call: Call) -> Usage:
         """Rule 13: what a call was priced at first, here or in the ledger, it stays priced at."""
-        said = repr((call.provider, call.model, call.usage[:5], call.reported_cost_nanousd, call.ended_at))
-        digest = blake2b(said.encode("utf-8", "replace"), digest_size=8).digest()
-        fixed = self._fixed.get(digest)
+        digest = _digest(call)
+        fixed = self._used.get(digest) or self._fixed.pop(digest, None)
         if fixed is not None:
+            self._used[digest] = fixed
             return call.usage._replace(cost_nanousd=fixed[0], unpriced_tokens=fixed[1])
         usage = self._price(call)
-        self._fixed[digest] = usage.cost_nanousd, usage.unpriced_tokens
+        self._used[digest] = usage.cost_nanousd, usage.unpriced_tokens
         self._priced.append(_PRICE.pack(digest, usage.cost_nanousd, usage.unpriced_tokens))
         return usage
+
+
+def _digest(call: Call) -> bytes:
+    """Names what a price is of."""
+    said = repr((call.provider, call.model, call.usage[:5], call.reported_cost_nanousd, call.ended_at))
+    return blake2b(said.encode("utf-8", "replace"), digest_size=8).digest()
 
 
 def source_of(reading: Reading) -> str:

@@ -19,16 +19,16 @@ from runmeter.usage import Usage
 from runmeter_exporter import scopes
 from runmeter_exporter.ingest import otlp
 from runmeter_exporter.ingest.admission import Admission, Busy
+from runmeter_exporter.ingest.cache import size_of
 from runmeter_exporter.ingest.closing import close_runs, expire
 from runmeter_exporter.ingest.intake import Intake
 from runmeter_exporter.ingest.otlp import OtlpError
 from runmeter_exporter.ingest.otlp.reading import not_ahead, reading_of
 from runmeter_exporter.ingest.remembered import Large
+from runmeter_exporter.memory import BY_DEFAULT, Memory
 from runmeter_exporter.prices import PriceBook
 from runmeter_exporter.store import Heartbeat, RefusedValue, RunStore, StoreError, StoreUnavailable
 
-QUEUE_SPANS = 200_000
-"""Spans that may wait for the writer."""
 BATCH_SPANS = 20_000
 """Spans made durable in one transaction, unless a single request has more."""
 WAIT = 30.0
@@ -53,10 +53,11 @@ logger = logging.getLogger("runmeter.ingest")
 
 
 class _Request:
-    __slots__ = ("done", "error", "readings", "refused")
+    __slots__ = ("done", "error", "readings", "refused", "size")
 
     def __init__(self, readings: Sequence[Reading]) -> None:
         self.readings = readings
+        self.size = sum(map(size_of, readings))
         self.done = threading.Event()
         self.error: Exception | None = None
         self.refused = 0
@@ -71,29 +72,31 @@ class Ingest:
         *,
         price: Callable[[Call], Usage] | None = None,
         ledger_retention: float = RETENTION,
-        queue_spans: int = QUEUE_SPANS,
+        memory: Memory = BY_DEFAULT,
         wait: float = WAIT,
         now: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """`price`: what a call costs (default: the operator's prices, then genai-prices). Durations are seconds.
+        `memory` bounds what is remembered and what waits.
 
         `now` is wall time in nanoseconds, for expiry; `clock` seconds that never jump; `pause` waits so many seconds.
         PriceFileError where the operator's prices cannot be read: a server that would bill wrongly should not start.
         """
         self.source = f"sidecar:{uuid.uuid4().hex}"
         self._store = store
-        self._intake = Intake(store, price or PriceBook.from_environment(strict=True).price_call, now)
+        self._intake = Intake(store, price or PriceBook.from_environment(strict=True).price_call, now, memory)
         self._retention = ledger_retention
-        self._queue_spans = queue_spans
+        self._queue = memory.queue
         self._wait = wait
         self._now = now
         self._clock = clock
         self._pause = pause
         self._admission = Admission(clock)
         self._waiting: deque[_Request] = deque()
-        self._spans = 0
+        self._size = 0
+        """Bytes of the spans that wait."""
         self._stopping = False
         self._failing = False
         """Said in the log, and not over."""
@@ -172,16 +175,19 @@ class Ingest:
         with self._changed:
             if self._stopping:
                 raise StoreUnavailable("this sidecar is stopping; try again in a moment")
-            if self._waiting and self._spans + len(readings) > self._queue_spans:
-                raise Busy(f"{self._spans} spans wait to be stored, the limit is {self._queue_spans}; try again")
+            if self._waiting and self._size + request.size > self._queue:
+                raise Busy(
+                    f"{self._size} bytes of spans wait to be stored and these are {request.size}, the limit is "
+                    f"{self._queue}; try again"
+                )
             self._waiting.append(request)
-            self._spans += len(readings)
+            self._size += request.size
             self._changed.notify_all()
         if not request.done.wait(self._wait):
             with self._changed:
                 if request in self._waiting:  # else it would be in line twice when it comes again
                     self._waiting.remove(request)
-                    self._spans -= len(readings)
+                    self._size -= request.size
             raise StoreUnavailable(f"not stored within {self._wait:g} s; try again")
         if request.error is not None:
             raise request.error
@@ -240,7 +246,7 @@ class Ingest:
             request = self._waiting.popleft()
             spans += len(request.readings)
             requests.append(request)
-        self._spans -= spans
+        self._size -= sum(request.size for request in requests)
         return requests
 
     def _store_all(self, requests: Sequence[_Request]) -> None:

@@ -18,6 +18,7 @@ from runmeter_exporter.ingest.fold import RunFold
 from runmeter_exporter.ingest.remembered import LARGE, Folds, Large, Remembered, Stale
 from runmeter_exporter.ingest.sharing import Sharing, calls_in, lock_with_others
 from runmeter_exporter.ingest.traces import Move
+from runmeter_exporter.memory import BY_DEFAULT, Memory
 from runmeter_exporter.store import Again, RunStore, StoreUnavailable, Transaction
 from runmeter_exporter.store.ledger_row import (
     INHERITED,
@@ -34,8 +35,6 @@ from runmeter_exporter.store.ledger_row import (
 )
 from runmeter_exporter.totals.run import StoredRun, is_otlp
 
-TRIM_EVERY = 10_000
-"""Spans taken between two looks at how much is remembered."""
 TRACE_LIMIT = 100_000
 """Spans of one trace beyond which those that only link others are not remembered any more."""
 TRIES = 10
@@ -56,13 +55,19 @@ class Closing(NamedTuple):
 class Intake:
     """Takes readings into one store. Not thread-safe."""
 
-    def __init__(self, store: RunStore, price: Callable[[Call], Usage], now: Callable[[], int]) -> None:
-        """`now`: wall time in nanoseconds since the epoch; only expiry goes by it."""
+    def __init__(
+        self,
+        store: RunStore,
+        price: Callable[[Call], Usage],
+        now: Callable[[], int],
+        memory: Memory = BY_DEFAULT,
+    ) -> None:
+        """`now`: wall time in nanoseconds since the epoch; only expiry goes by it. `memory` bounds what is remembered
+        between transactions."""
         self.store = store
         self.now = now
         self._price = price
-        self.remembered = Remembered(store, price)
-        self._grown = 0
+        self.remembered = Remembered(store, price, memory)
         self.fates: Fates = Counter()
         """What became of spans since this was last emptied: seen, or decided when their run closed."""
         self.unlinked = 0
@@ -98,9 +103,6 @@ class Intake:
                 for fold in current:
                     self.decided(fold)
                 self.remembered.committed(current)
-                if self._grown >= TRIM_EVERY:
-                    self._grown = 0
-                    self.remembered.trim()
                 return result
         raise StoreUnavailable(f"{TRIES} times another sidecar took spans of the same runs first; try again")
 
@@ -255,7 +257,6 @@ class Intake:
         if tx.ledger.insert(list(rows.values())) != len(rows):
             raise Stale("spans")
         self.moved(shared)
-        self._grown += len(rows)
         return fresh, self.write(tx, folds, lost | lost_more)
 
     def _keep_up(

@@ -6,21 +6,18 @@ who is behind reads those. What is too large to be read while others wait is rea
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from runmeter.spans import Call
 from runmeter.usage import Usage
+from runmeter_exporter.ingest.cache import Cache
 from runmeter_exporter.ingest.fold import RunFold, holds, turn_of
-from runmeter_exporter.ingest.traces import Trace, TraceCache
+from runmeter_exporter.ingest.traces import Trace
+from runmeter_exporter.memory import Memory
 from runmeter_exporter.store import RunStore, Transaction
 from runmeter_exporter.store.ledger_row import Key, Row, TooMany, unpack_keys
 from runmeter_exporter.totals.run import StoredRun
 
-CACHED_RUNS = 2_000
-"""Runs whose fold is remembered between requests …"""
-CACHED_READINGS = 100_000
-"""… and spans in them, a kilobyte each at most."""
 LARGE = 10_000
 """Rows of a trace or a run beyond which it is read before the transaction: folding as many takes half a second."""
 PAGE = 1_000
@@ -56,11 +53,11 @@ class Large(Exception):
 class Remembered:
     """Folds and traces as they are stored, as far as we know. Not thread-safe."""
 
-    def __init__(self, store: RunStore, price: Callable[[Call], Usage]) -> None:
+    def __init__(self, store: RunStore, price: Callable[[Call], Usage], memory: Memory) -> None:
         self._store = store
         self._price = price
-        self._runs: OrderedDict[str, RunFold] = OrderedDict()
-        self._traces = TraceCache()
+        self._runs: Cache[str, RunFold] = Cache(memory.folds, RunFold.size)
+        self._traces: Cache[int, Trace] = Cache(memory.traces, Trace.size)
         self._touched_runs: set[str] = set()
         self._touched_traces: set[int] = set()
         self._crowded: set[int] = set()
@@ -88,7 +85,8 @@ class Remembered:
                 trace.undo()
         if folded:
             for run_id in self._touched_runs:
-                self._runs.pop(run_id, None)
+                self._runs.drop(run_id)
+        self._trim()
 
     def committed(self, folds: Iterable[RunFold]) -> None:
         """These are what is stored now."""
@@ -97,22 +95,18 @@ class Remembered:
             if trace is not None:
                 trace.begin()
         for fold in folds:
-            self._runs[fold.run_id] = fold
-            self._runs.move_to_end(fold.run_id)
-        while len(self._runs) > CACHED_RUNS:
-            self._runs.popitem(last=False)
+            self._runs.put(fold.run_id, fold)
+        self._trim()
 
-    def trim(self) -> None:
-        """Forget the least recently used beyond the limits."""
+    def _trim(self) -> None:
+        """Whatever became of the transaction: what was read in it is remembered."""
         self._traces.trim()
-        held = sum(len(fold.settler) for fold in self._runs.values())
-        while held > CACHED_READINGS and self._runs:
-            held -= len(self._runs.popitem(last=False)[1].settler)
+        self._runs.trim()
 
     def forgotten(self, run_ids: Iterable[str], trace_ids: Iterable[int]) -> None:
         """The ledger no longer has these."""
         for run_id in run_ids:
-            self._runs.pop(run_id, None)
+            self._runs.drop(run_id)
         for trace_id in trace_ids:
             self._traces.drop(trace_id)
 
@@ -195,7 +189,7 @@ class Remembered:
 
     def _put(self, trace: Trace) -> None:
         trace.crowded = trace.trace_id in self._crowded
-        self._traces.put(trace)
+        self._traces.put(trace.trace_id, trace)
 
     # Runs.
 
@@ -228,7 +222,7 @@ class Remembered:
                 found[run_id].fill(rows[run_id], closed=holds(stored))
                 found[run_id].stored(stored)
                 self._learn(rows[run_id])
-                self._runs[run_id] = found[run_id]
+                self._runs.put(run_id, found[run_id])
         return found
 
     def current(self, tx: Transaction, run_id: str) -> RunFold | None:
@@ -238,7 +232,7 @@ class Remembered:
         if fold is None:
             return None
         if not fold.current(stored) and not self._catch_up(tx, fold, stored):
-            del self._runs[run_id]
+            self._runs.drop(run_id)
             return None
         fold.read = ()
         return fold
@@ -296,7 +290,7 @@ class Remembered:
             yield
         fold.fill(late, closed=holds(stored))
         fold.read = read
-        self._runs[run_id] = fold
+        self._runs.put(run_id, fold)
 
     def _pages(self, trace_id: int, run_id: str | None) -> Iterator[list[Row]]:
         after, full = 0, True

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from sys import getsizeof
+from typing import Final, NamedTuple
 
 from runmeter.reading.read import Reading
 from runmeter_exporter.store.ledger_row import INHERITED, STAMPED, Row, begins, default_run
 
-CACHED_SPANS = 200_000
-"""Spans whose place is remembered between requests, over all traces; some 200 bytes each."""
+_TRACE: Final = 450
+"""Bytes of a trace in the cache, without its spans …"""
+_SPAN: Final = 160
+"""… of a span …"""
+_KIDS: Final = 104
+"""… and of the list of a span's children."""
 
 
 class Move(NamedTuple):
@@ -33,7 +37,7 @@ class _Member:
 class Trace:
     """The known spans of one trace. A parent may be unknown yet; cycles are survived."""
 
-    __slots__ = ("_done", "_kids", "_spans", "begun", "crowded", "trace_id")
+    __slots__ = ("_done", "_kids", "_named", "_spans", "begun", "crowded", "trace_id")
 
     def __init__(self, trace_id: int, rows: Iterable[Row] = ()) -> None:
         self.trace_id = trace_id
@@ -43,6 +47,8 @@ class Trace:
         self._kids: dict[int, list[int]] = {}
         self._done: list[tuple[int, str | None, int] | int] = []
         """Spans that were added, and what others were before they moved, since `begin`."""
+        self._named = 0
+        """Bytes of the names of runs that spans brought."""
         self.begun: set[str] = set()
         """Runs that a span of this trace began, or once seemed to begin: the others are none yet."""
         self.extend(rows)
@@ -55,7 +61,10 @@ class Trace:
         """Spans that were taken or moved since `begin` were not; what was stored by others is."""
         for done in reversed(self._done):
             if isinstance(done, int):
-                parent_id = self._spans.pop(done).parent_id
+                member = self._spans.pop(done)
+                parent_id = member.parent_id
+                if member.why == STAMPED:
+                    self._named -= getsizeof(member.run_id)
                 if parent_id is not None:
                     kids = self._kids[parent_id]
                     if kids[-1] == done:
@@ -79,6 +88,11 @@ class Trace:
 
     def __contains__(self, span_id: object) -> bool:
         return span_id in self._spans
+
+    def size(self) -> int:
+        """Bytes that it takes, at most."""
+        tables = getsizeof(self._spans) + getsizeof(self._kids) + getsizeof(self.begun)
+        return _TRACE + tables + _SPAN * len(self._spans) + _KIDS * len(self._kids) + self._named
 
     def run_of(self, span_id: int) -> str:
         """The run of a known span."""
@@ -129,6 +143,8 @@ class Trace:
 
     def _add(self, span_id: int, parent_id: int | None, run_id: str | None, why: int) -> None:
         self._spans[span_id] = _Member(parent_id, run_id, why)
+        if run_id is not None:
+            self._named += getsizeof(run_id)
         if parent_id is not None:
             self._kids.setdefault(parent_id, []).append(span_id)
 
@@ -163,36 +179,3 @@ class Trace:
                         self._done.append((kid, member.run_id, member.why))
                     member.run_id = run_id
                     above.append(kid)
-
-
-class TraceCache:
-    """Recently used traces, bounded by their spans. What another sidecar adds to them is noticed later: when a span is
-    inserted that is there already, when a run's version is not the expected one, and when a run closes."""
-
-    def __init__(self, limit: int = CACHED_SPANS) -> None:
-        self._limit = limit
-        self._traces: OrderedDict[int, Trace] = OrderedDict()
-
-    def get(self, trace_id: int) -> Trace | None:
-        """The trace, if it is remembered."""
-        trace = self._traces.get(trace_id)
-        if trace is not None:
-            self._traces.move_to_end(trace_id)
-        return trace
-
-    def __getitem__(self, trace_id: int) -> Trace:
-        return self._traces[trace_id]
-
-    def put(self, trace: Trace) -> None:
-        """Remember a trace."""
-        self._traces[trace.trace_id] = trace
-
-    def trim(self) -> None:
-        """Forget the least recently used beyond the limit."""
-        spans = sum(map(len, self._traces.values()))
-        while spans > self._limit and self._traces:
-            spans -= len(self._traces.popitem(last=False)[1])
-
-    def drop(self, trace_id: int) -> None:
-        """Forget one."""
-        self._traces.pop(trace_id, None)

@@ -47,6 +47,9 @@ class Cells:
         self._counts: dict[CellKey, list[int]] = {}
         self._overflow: dict[str, CellKey] = {}
 
+    def __len__(self) -> int:
+        return len(self._counts)
+
     def add(self, call: Call, usage: Usage, sign: int) -> int:
         """Add a priced call, or with `sign` -1 take it back; 1 where it fell into `other` for want of room."""
         key = CellKey(day_of(call.ended_at), call.provider, call.model, call.caller)

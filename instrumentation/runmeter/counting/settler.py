@@ -80,6 +80,11 @@ class Settler:
         found: dict[Key | FrozenKey, Call] = dict(self._verdict.frozen.items())
         return found | self._units.counted()
 
+    @property
+    def frozen_kinds(self) -> int:
+        """How many sums the calls of forgotten spans were added up to."""
+        return len(self._verdict.frozen)
+
     def remembered(self) -> Iterable[Call]:
         """The calls counted whose spans are not frozen."""
         return self._units.counted().values()
