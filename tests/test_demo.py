@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,11 +17,13 @@ from typing import Any
 
 import psutil
 import pytest
+from sidecar_process import until
 
 from runmeter_exporter import open_store
 from runmeter_exporter.console.options import Address
 from runmeter_exporter.demo.asked import Asked
 from runmeter_exporter.demo.fleet import Fleet, _free, realistic
+from runmeter_exporter.demo.provider import Provider
 
 LOOPBACK = Address("127.0.0.1", 0)
 PATIENCE = 60
@@ -117,6 +120,59 @@ def test_ctrl_c_ends_everything_and_interrupts_the_runs_at_work(tmp_path: Path) 
     assert store.runs(status="interrupted")["runs"]
     assert store.verify() == []
     store.dispose()
+
+
+def test_each_is_asked_to_end_once_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C would break off what an agent does about the first: its last writes. Nobody is killed."""
+    asked: list[tuple[int, int]] = []
+    send = subprocess.Popen.send_signal
+
+    def noted(process: subprocess.Popen[str], number: int) -> None:
+        asked.append((process.pid, number))
+        send(process, number)
+
+    monkeypatch.setattr(subprocess.Popen, "send_signal", noted)
+    fleet = Fleet(tmp_path, 0.01)
+    try:
+        fleet.start_sidecar(LOOPBACK, None)
+        fleet.start_agents(2, runs=None)
+        store = open_store(fleet.database_url)
+        begun = {"demo-researcher", "demo-coder"}
+        until(lambda: begun <= {run["service"] for run in store.runs(status="running")["runs"]}, "both are at work")
+    finally:
+        fleet.close()
+    assert fleet.sidecar is not None
+    agents = [(agent.process.pid, signal.SIGINT) for agent in fleet.agents]
+    assert asked == [*agents, (fleet.sidecar.process.pid, signal.SIGTERM)]
+    assert [agent.process.returncode for agent in fleet.agents] == [0, 0]
+    assert {run["usage_state"] for run in store.runs(limit=500)["runs"]} == {"settled"}
+    store.dispose()
+
+
+INTERRUPTED = """
+import signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "opentelemetry.instrumentation.genai.openai":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_ctrl_c_amid_an_agents_imports_is_not_lost(tmp_path: Path) -> None:
+    """It leaves as well as ever, instead of going on to work with a client that nothing instruments."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    with Provider() as provider:
+        command = [sys.executable, "-m", "runmeter_exporter.demo.child", "agent", "--provider", provider.openai_url,
+                   "--number", "2", "--runs", "1", "--seconds", "0"]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "RUNMETER_DATABASE_URL": url}
+        pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, text=True, env=environment, **pipes) as one:
+            assert one.stderr is not None
+            assert one.stderr.read() == ""
+            assert one.wait(PATIENCE) == 0
+        assert provider.ledger == ()
 
 
 def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -230,16 +231,20 @@ from genai_prices.data_snapshot import get_snapshot  # noqa: E402
 
 from runmeter_exporter.prices.known_prices import KnownPrices  # noqa: E402
 
-SOLD_BY_TOKENS = [
-    (provider, info)
-    for provider in get_snapshot().providers
-    for info in provider.models
-    if KnownPrices().rates(provider.id, info.id, at=0) is not None
-]
+
+@functools.cache
+def sold_by_tokens():
+    """Models with prices that we know, of every provider."""
+    return [
+        (provider, info)
+        for provider in get_snapshot().providers
+        for info in provider.models
+        if KnownPrices().rates(provider.id, info.id, at=0) is not None
+    ]
 
 
 @given(
-    st.sampled_from(SOLD_BY_TOKENS),
+    st.deferred(lambda: st.sampled_from(sold_by_tokens())),
     st.tuples(*[st.integers(0, 300_000)] * 5),
     st.sampled_from([1_700_000_000, 1_763_800_000, 1_763_850_000]),
 )

@@ -122,6 +122,25 @@ def test_it_reaches_the_host_wherever_it_comes(meter: Meter, kind: type[BaseExce
     assert "error" not in meter.sink.losses
 
 
+def test_ctrl_c_that_python_made_a_fault_of_is_the_hosts() -> None:
+    """Before 3.12 it comes out of a class that is being made, so of most imports, as a RuntimeError."""
+
+    class Interrupted:
+        def __set_name__(self, owner: type, name: str) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    @guard.harmless(None)
+    def importing() -> None:
+        type("Made", (), {"one": Interrupted()})
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            importing()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_fault_of_a_value_is_not_the_hosts() -> None:
     """What a value's own methods raise is kept from the host, whatever it is."""
 

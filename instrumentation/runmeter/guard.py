@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from operator import index
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Final, ParamSpec, TypeVar
@@ -26,15 +26,28 @@ _said: set[str] = set()
 
 
 def unless_the_hosts(error: BaseException, first: Callable[[], None] | None = None) -> None:
-    """Raise the error again, after calling `first`, where a signal handler of the host's raised it inside our code."""
+    """Raise the error again, after calling `first`, where a signal handler of the host's raised it inside our code;
+    also where Python made another of it, as it does before 3.12 with Ctrl-C in a `__set_name__`, so in most imports."""
     handlers = {_code(signal.getsignal(number)) for number in signal.valid_signals()}
-    at = error.__traceback__
-    while at is not None:
-        if at.tb_frame.f_code in handlers:
+    found: BaseException | None = error
+    for _ in range(8):
+        if found is None:
+            return
+        if isinstance(found, KeyboardInterrupt) or _passed(found, handlers):
             if first is not None:
                 first()
-            raise error
+            raise found
+        found = found.__cause__
+
+
+def _passed(error: BaseException, codes: Collection[CodeType | None]) -> bool:
+    """It came through one of these."""
+    at = error.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code in codes:
+            return True
         at = at.tb_next
+    return False
 
 
 def _code(handler: object) -> CodeType | None:

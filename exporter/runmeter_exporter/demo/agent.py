@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ TOOL: Any = {
         "parameters": {"type": "object", "properties": {"q": {"type": "string"}}},
     },
 }
+LEAVE_SECONDS = 10.0
+"""How long the last writes may take, beside everybody else's to the same file on a busy machine."""
 
 
 class Work:
@@ -118,8 +121,9 @@ def main(given: Sequence[str]) -> None:
     arguments = parser.parse_args(given)
     handle = runmeter.instrument()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `child` says why it was blocked
         asyncio.run(_main(arguments))
     except KeyboardInterrupt:
         pass
     finally:
-        handle.shutdown()
+        handle.shutdown(LEAVE_SECONDS)

@@ -30,6 +30,8 @@ def main() -> None:
         from runmeter_exporter.cli import main as command
 
         command(sys.argv[1:])
+    # Until the agent is at work: amid its imports whoever catches errors there may swallow a Ctrl-C, and all goes on.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     from runmeter_exporter.demo.agent import main as agent
 
     agent(sys.argv[2:])

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -29,6 +30,8 @@ from runmeter_exporter.demo.provider import Provider
 from runmeter_exporter.demo.wire import Numbers
 
 READY_SECONDS = 30.0
+LEAVE_SECONDS = 30.0
+"""How long agents may take to write their last, all of them together; who is killed leaves its runs open."""
 _ADDRESS = re.compile(r"(REST|OTLP)\b.*?(http://\S+?:\d+)")
 
 
@@ -50,10 +53,13 @@ class Child:
             command, env=environment, stdin=subprocess.PIPE, start_new_session=True, text=True, **settings
         )
 
-    def end(self, number: signal.Signals, seconds: float) -> None:
-        """Ask it to end, wait, and insist."""
+    def ask(self, number: signal.Signals) -> None:
+        """Ask it to end. Once: another Ctrl-C would break off what it does about the first."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
+
+    def end(self, seconds: float) -> None:
+        """Wait for it to end, and insist."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -150,13 +156,14 @@ class Fleet:
 
     def close(self) -> None:
         """End everything; nothing is left running."""
+        until = time.monotonic() + LEAVE_SECONDS
         for agent in self.agents:
-            with contextlib.suppress(ProcessLookupError):
-                agent.process.send_signal(signal.SIGINT)
+            agent.ask(signal.SIGINT)
         for agent in self.agents:
-            agent.end(signal.SIGINT, 6.0)
+            agent.end(max(0.0, until - time.monotonic()))
         if self.sidecar is not None:
-            self.sidecar.end(signal.SIGTERM, 10.0)
+            self.sidecar.ask(signal.SIGTERM)
+            self.sidecar.end(10.0)
         self.provider.stop()
 
 
