@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from runmeter_exporter.store import StoreError, StoreUnavailable
+from runmeter_exporter.store import StoreError
 
 PAUSE = 30.0
 """Seconds between two tries."""
@@ -24,6 +24,7 @@ _log = logging.getLogger("runmeter")
 class Migratable(Protocol):
     """What this needs of a store."""
 
+    def pending(self) -> list[str]: ...
     def migrate(self) -> list[str]: ...
 
 
@@ -36,7 +37,7 @@ class Upgrade:
         self._store = store
         self._added = added
         self._pause = pause
-        self._said = ""
+        self._said = False
         self._stopping = threading.Event()
         self._tried = threading.Event()
         self._thread = threading.Thread(target=self._work, name="runmeter-upgrade", daemon=True)
@@ -53,14 +54,17 @@ class Upgrade:
     def try_once(self) -> bool:
         """Whether everything is there now; what stands in the way is said once."""
         try:
+            self._store.pending()
+        except StoreError:
+            return False  # a store that is away, or another's, is said by whoever needs it
+        try:
             added = self._store.migrate()
         except StoreError as problem:
-            # A store that is away is said by whoever needs it.
-            if str(problem) != self._said and not isinstance(problem, StoreUnavailable):
-                self._said = str(problem)
+            if not self._said:
+                self._said = True
                 _log.warning(
                     "runmeter: the store was made by an older release and stays as it is for now, which harms nothing "
-                    "(%s); `runmeter migrate` as the owner of its tables adds what this one adds", problem,
+                    "(%s); `runmeter migrate`, as the owner of its tables, adds what this one adds", problem,
                 )  # fmt: skip
             return False
         if added:

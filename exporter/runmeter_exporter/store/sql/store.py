@@ -122,8 +122,12 @@ class SqlRunStore(BaseRunStore):
     def _take(self, step: steps.Step, until: float) -> bool:
         builds = any(":" in name for name in step.adds)
         seconds = INDEX_DEADLINE if builds else max(until - time.monotonic(), 0) + self._deadline
-        with self._deadlines.call(seconds) as call, self._translated(call):
-            taken = upgrade.take(lambda writes: self._begun(call, writes), self._dialect, step, until)
+        try:
+            with self._deadlines.call(seconds) as call, self._translated(call):
+                taken = upgrade.take(lambda writes: self._begun(call, writes), self._dialect, step, until)
+        except StoreUnavailable as problem:
+            said = f"could not add {step.what!r}, and what was added before stays: {problem}"
+            raise StoreUnavailable(said) from problem
         self._minor = max(self._minor, step.number)
         return taken
 
