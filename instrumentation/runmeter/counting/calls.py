@@ -25,18 +25,16 @@ def innermost(reading: Reading) -> tuple[int, int, int, int]:
     return reading.started_at, -reading.ended_at, reading.trace_id, reading.span_id
 
 
-def call_of_one(node: Node, around: tuple[str, str | None] | None = None) -> Call:
-    """The call that one span speaks of; `around`: its caller and the thread of what is above it, looked for where they
-    are not given."""
+def call_of_one(node: Node) -> Call:
+    """The call that one span speaks of."""
     reading = node.reading
     assert reading is not None
-    caller, thread_id = around or (caller_of(node)[0], thread_of(node))
     return _call(
         reading.usage,
         reading.failed,
         reading.provider,
         reading.model or _model_above(node),
-        caller,
+        caller_of(node)[0],
         reading.cost_nanousd,
         reading.messages,
         reading.retries,
@@ -46,8 +44,34 @@ def call_of_one(node: Node, around: tuple[str, str | None] | None = None) -> Cal
         _began(reading),
         reading.error,
         reading.first_chunk,
-        thread_id or reading.thread_id,
+        thread_of(node),
     )
+
+
+def call_around(reading: Reading, caller: str, thread_id: str | None) -> Call:
+    """The same of a call with usage that did not fail and says its model, where it is known who called and what thread
+    is above."""
+    usage = reading.usage
+    assert usage is not None
+    messages = reading.messages
+    call: Call = _new(
+        Call,
+        (
+            reading.provider or UNKNOWN,
+            reading.model,
+            caller,
+            _new(Usage, (*usage[:5], 1, reading.retries, 0, 1 if messages is None else messages, 0, 0)),
+            reading.cost_nanousd,
+            reading.ended_at,
+            reading.operation,
+            reading.request_model,
+            _began(reading),
+            None,
+            reading.first_chunk,
+            thread_id or reading.thread_id,
+        ),
+    )
+    return call
 
 
 def call_of(nodes: Sequence[Node]) -> Call:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from runmeter.reading.read import Reading
@@ -79,6 +79,21 @@ class Facts:
             self._claim("service", reading, reading.service)
         if reading.tags:
             self._claim("tags", reading, reading.tags)
+
+    def said_by(self, reading: Reading) -> tuple[_Said, ...]:
+        """What is kept of what this span, which was learned, says: for `again`."""
+        found = ((field, _states(reading, field)) for field in _FIELDS)
+        return tuple(self._said[field][value] for field, value in found if value)
+
+    def again(self, said: Sequence[_Said], reading: Reading) -> None:
+        """Learn from a span that says the same as the one that `said` is by."""
+        for one in said:
+            one.spans += 1
+            if one.order is not None and reading.started_at <= one.order[0]:
+                order = _order(reading)
+                if order < one.order:
+                    one.order = order
+                    self.learned = True
 
     def unlearn(self, reading: Reading) -> None:
         """The span has left the run."""

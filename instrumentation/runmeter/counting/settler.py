@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
+from runmeter.counting.calls import call_around
 from runmeter.counting.facts import Facts
+from runmeter.counting.folded import Folded, Place, folds
 from runmeter.counting.late import answered_late, belongs
 from runmeter.counting.pairs import Group
 from runmeter.counting.tree import (
@@ -39,16 +41,19 @@ LIMIT: Final = 1024
 """Spans remembered per run. Beyond it the oldest finished ones are frozen: what they counted stays, repeats of them
 that come later are not recognised."""
 
+_new: Final[Any] = tuple.__new__
+
 
 class Settler:
     """The calls of one run. Not thread-safe: the processor, or a run's row, holds the lock."""
 
-    __slots__ = ("__weakref__", "_closed", "_limit", "_tree", "_units", "_verdict", "facts", "frozen_spans")
+    __slots__ = ("__weakref__", "_closed", "_folded", "_limit", "_tree", "_units", "_verdict", "facts", "frozen_spans")
 
     def __init__(self, *, limit: int = LIMIT) -> None:
-        self._tree = Tree()
+        self._folded = Folded()
+        self._tree = Tree(self._folded, self._unfold)
         self._verdict = Verdict()
-        self._units = Units(self._verdict, self._tree)
+        self._units = Units(self._verdict, self._tree, self._unfold)
         self.facts = Facts(self._readings)
         """What the spans say about the run itself."""
         self._limit = max(8, limit)
@@ -58,12 +63,12 @@ class Settler:
 
     def __len__(self) -> int:
         """Spans remembered now, those only named as a parent included."""
-        return len(self._tree.nodes)
+        return len(self._tree.nodes) + len(self._folded)
 
     def __contains__(self, key: object) -> bool:
         """(trace id, span id) was added and is remembered."""
         node = self._tree.nodes.get(key)  # type: ignore[call-overload]
-        return node is not None and node.seen
+        return node.seen if node is not None else key in self._folded  # type: ignore[operator]
 
     @property
     def totals(self) -> Usage:
@@ -121,7 +126,7 @@ class Settler:
         """A span that is nothing but a link between its parent and its children (`is_plain`), begun or ended."""
         tree = self._tree
         key = (trace_id, span_id)
-        node = tree.nodes.get(key)
+        node = tree.find(key)
         if node is None:
             node = tree.nodes[key] = Node(key)
         elif node.parent is not None or node.seen:
@@ -142,13 +147,13 @@ class Settler:
         key = (reading.trace_id, reading.span_id)
         node = tree.nodes.get(key)
         if node is None:
-            if tree.forgot(key):
+            if tree.forgot(key) or (key[1] in self._folded.calls and key in self._folded):
                 return []
             if reading.role == CALL and not self._closed:
-                ordinary = self._ordinary(key, reading)
-                if ordinary is not None:
+                folded = self._fold(reading)
+                if folded is not None:
                     self._evict()
-                    return ordinary
+                    return [folded]
             node = tree.nodes[key] = Node(key)
         elif node.seen and (node.reading is not None or not reading.matters):
             return []
@@ -169,9 +174,12 @@ class Settler:
         elif role == PLAIN and not node.below:
             changes = []
         elif role == CALL and not node.below and not self._units.paired and self._alone(node, reading):
-            changes = self._first(node, reading)
+            changes = [self._units.alone(node, reading)]
+            self._fold_back(node, reading)
         else:
             changes = self._arrived(node, opened)
+            if role == CALL:
+                self._fold_back(node, reading)
         self._evict()
         return changes
 
@@ -183,6 +191,8 @@ class Settler:
     def remove(self, trace_id: int, span_id: int) -> list[Change]:
         """A reading that moved to another run: as if it had never been here. Nothing once closed."""
         key = (trace_id, span_id)
+        self._unfold()
+        self._folded.forget_kinds()
         gone = self._tree.nodes.get(key)
         if self._closed or gone is None or not gone.seen:
             return []
@@ -210,7 +220,7 @@ class Settler:
 
     def exclude(self, trace_id: int, span_id: int, reason: str) -> list[Change]:
         """A reading that is counted elsewhere stays as an ancestor, set aside under `reason`. Nothing once closed."""
-        node = self._tree.nodes.get((trace_id, span_id))
+        node = self._tree.find((trace_id, span_id))
         if self._closed or node is None or not node.seen or node.excluded == reason:
             return []
         node.excluded = reason
@@ -224,6 +234,8 @@ class Settler:
             self._closed = True
             for node in self._tree.nodes.values():
                 self._verdict.decided(node)
+            for _, reading in self._folded.readings():
+                self._verdict.decided_to_count(reading)
 
     def take_fates(self) -> Counter[tuple[str, str, str | None]]:
         """(fate, scope, source id) → spans of which it was decided since this was last asked whether they count: when
@@ -232,56 +244,85 @@ class Settler:
 
     # A span takes its place.
 
-    def _ordinary(self, key: Key, reading: Reading) -> list[Change] | None:
-        """One more call like the last one below the same span, by the same instrumentation, which is what most are;
-        None where it is any other."""
-        tree, units = self._tree, self._units
-        above = None if reading.parent_id is None else tree.nodes.get((reading.trace_id, reading.parent_id))
-        if (
-            above is None
-            or above.ordinary is None
-            or above.ordinary[0] != tree.version
-            or units.paired
-            or above.kids is None
-            or reading.scope not in units.scopes
-            or reading.response_id in units.ids
-            or reading.model is None
-            or reading.caller is not None
-            or reading.agent is not None
-            or reading.stream_log
-        ):
+    def _fold(self, reading: Reading) -> Change | None:
+        """One more call like the one before it below the same span, by the same instrumentation, which is what most
+        are; None where it is any other."""
+        above = None if reading.parent_id is None else self._tree.nodes.get((reading.trace_id, reading.parent_id))
+        place = None if above is None else above.place
+        if place is None or place.version != self._tree.version or self._units.paired:
             return None
-        node = tree.nodes[key] = Node(key)
-        node.seen = True
-        node.role = CALL
-        node.reading = reading
-        node.parent = above
-        above.kids.add(node)
-        self.facts.learn(reading)
-        return [units.alone(node, reading, above.ordinary[1:])]
+        folded, response_id = self._folded, reading.response_id
+        if response_id in self._units.ids or folded.knows(response_id):
+            return None
+        packed = folded.pack(reading)
+        if packed is None:
+            return None
+        kind = folded.kind_of(reading)
+        if kind is None:
+            if reading.scope not in self._units.scopes or not folds(reading):
+                return None
+            self.facts.learn(reading)
+            kind = folded.learn(reading, self.facts.said_by(reading))
+            if kind is None:
+                self.facts.unlearn(reading)
+                return None
+        else:
+            self.facts.again(kind.facts, reading)
+        folded.take(reading, packed, place, kind)
+        call = call_around(reading, place.caller, place.thread_id)
+        self._verdict.add(call)
+        change: Change = _new(Change, (None, call))
+        return change
+
+    def _unfold(self) -> None:
+        """Make nodes of all folded calls, for whoever has to look at them."""
+        if not self._folded:
+            return
+        tree = self._tree
+        for place, reading in self._folded.oldest(len(self._folded)):
+            node = tree.nodes[reading.key] = Node(reading.key)
+            node.seen = True
+            node.role = CALL
+            node.reading = reading
+            node.parent = place.above
+            if place.above is not None:
+                if place.above.kids is None:
+                    place.above.kids = set()
+                place.above.kids.add(node)
+            node.group = call_around(reading, place.caller, place.thread_id)
+            self._units.ids.add(node, reading)
+
+    def _fold_back(self, node: Node, reading: Reading) -> None:
+        """Fold a call that took its place and has to do with nothing, as the next ones like it will have."""
+        above, group = node.parent, node.group
+        if above is None or node.kids or node.shadowed or node.excluded or node.aside or not folds(reading):
+            return
+        call = group
+        if isinstance(group, Group):
+            call = None if group.mates or len(group.members) > 1 else group.counted
+        if not isinstance(call, Call) or self._units.paired or self._units.has_hollow or not _is_apart(node):
+            return
+        place = above.place
+        if place is None or not place.held:
+            place = above.place = Place(above, self._tree.version, call.caller, thread_of(above))
+        packed = None if self._folded.knows(reading.response_id) else self._folded.pack(reading)
+        if packed is None or call != call_around(reading, place.caller, place.thread_id):
+            return
+        place.version = self._tree.version
+        kind = self._folded.kind_of(reading) or self._folded.learn(reading, self.facts.said_by(reading))
+        if kind is not None:
+            self._folded.take(reading, packed, place, kind)
+            self._units.let_go(node)
+            self._tree.let_go(node)
 
     def _alone(self, node: Node, reading: Reading) -> bool:
         """Nothing known can have to do with this call: the common case, kept short."""
         units = self._units
-        if reading.stream_log or reading.response_id in units.ids:
+        if reading.stream_log or reading.response_id in units.ids or self._folded.knows(reading.response_id):
             return False
         if reading.scope not in units.scopes and units.scopes:
             return False
-        above = node.parent
-        while above is not None:
-            if not above.below & HAS_CALL or above.role == CALL:
-                return False
-            if above.role != PLAIN or not above.seen:
-                return True
-            above = above.parent
-        return True
-
-    def _first(self, node: Node, reading: Reading) -> list[Change]:
-        change = self._units.alone(node, reading)
-        above = node.parent
-        if above is not None and reading.caller is None and reading.agent is None and change.now is not None:
-            above.ordinary = (self._tree.version, change.now.caller, thread_of(above))
-        return [change]
+        return _is_apart(node)
 
     def _arrived(self, node: Node, opened: Reading | None = None) -> list[Change]:
         """A span took its place: join it, and look again at everything that it tells something new about."""
@@ -289,6 +330,9 @@ class Settler:
         touched: dict[Group, None] = {}
         role = node.role
         bits = node.bits
+        news = not (opened and _same_news(opened, node.reading))
+        if self._folded and self._tells_of_others(node, news):
+            self._unfold()
         if role in (CALL, WEAK) or bits == HAS_AGGREGATE:
             touched[units.begin(node)] = None
             if role in (CALL, WEAK):
@@ -306,11 +350,28 @@ class Settler:
             if node.below & HAS_CALL and role in (CALL, PLAIN):
                 for call in _climbers(node):
                     units.climb(call, touched)
-            if not (opened and _same_news(opened, node.reading)):
+            if news:
                 units.touch(beneath(node, COUNTS | HAS_AGGREGATE), touched)
         return units.settle(touched)
 
+    def _tells_of_others(self, node: Node, news: bool) -> bool:
+        """Folded calls may have to do with this span: those below it, those with its id, and all where it is the first
+        of its instrumentation."""
+        if node.below and (news or node.role in (CALL, PLAIN)):
+            return True
+        if node.role not in (CALL, WEAK):
+            return False
+        reading = node.reading
+        assert reading is not None
+        return (
+            node.role == WEAK
+            or reading.stream_log
+            or reading.scope not in self._units.scopes
+            or self._folded.knows(reading.response_id)
+        )
+
     def _add_late(self, node: Node, reading: Reading) -> list[Change]:
+        self._unfold()
         bits = node.bits
         late = bool(bits) and belongs(node, self._units)
         if bits | node.below:
@@ -340,18 +401,30 @@ class Settler:
 
     def _evict(self) -> None:
         """Freeze the oldest spans down to three quarters of the limit, the finished ones first, when there are more."""
-        nodes = self._tree.nodes
-        if len(nodes) <= self._limit:
+        nodes, folded = self._tree.nodes, self._folded
+        remembered = len(nodes) + len(folded.calls)
+        if remembered <= self._limit:
             return
         target = self._limit * 3 // 4
         calls: list[Call] = []
+        # As large a part of those folded as of the others.
+        self._freeze_folded(-(-(remembered - target) * len(folded) // remembered), calls)
         for finished in (True, False):
             for node in list(nodes.values()):
-                if len(nodes) <= target:
+                if len(nodes) + len(folded) <= target:
                     break
-                if node.key in nodes and (not finished or (node.seen and not node.kids)):
+                if node.key in nodes and (not finished or (node.seen and not node.has_kids)):
                     self._freeze(node, calls)
+            self._freeze_folded(len(nodes) + len(folded) - target, calls)
         self._verdict.freeze(calls)
+
+    def _freeze_folded(self, number: int, calls: list[Call]) -> None:
+        for place, reading in self._folded.oldest(max(0, number)):
+            calls.append(call_around(reading, place.caller, place.thread_id))
+            if not self._closed:
+                self._verdict.decided_to_count(reading)
+            self._tree.remember(reading.key, 4 * self._limit)
+            self.frozen_spans += 1
 
     def _freeze(self, node: Node, calls: list[Call]) -> None:
         """Forget the spans of one unit; what it counted stays counted."""
@@ -383,12 +456,12 @@ class Settler:
 
     def _rebuild(self, without: Key) -> list[Change]:
         """Tell everything again but one span."""
-        before = self._units.counted()
+        before = self._units.counted()  # unfolds
         told = self._tree
         nodes = [node for node in told.nodes.values() if node.key != without]
         self._verdict = self._verdict.anew(told.nodes.values())
         self._tree = told.anew()
-        self._units = Units(self._verdict, self._tree)
+        self._units = Units(self._verdict, self._tree, self._unfold)
         gone = told.nodes[without].reading
         if gone is not None:
             self.facts.unlearn(gone)
@@ -408,9 +481,22 @@ class Settler:
         self._limit = limit
         self.facts = facts
         after = self._units.counted()
+        self._folded.forget_kinds()
         return [
             Change(before.get(key), after.get(key)) for key in {**before, **after} if before.get(key) != after.get(key)
         ]
+
+
+def _is_apart(call: Node) -> bool:
+    """What is above a call knows of calls below it, and is none itself."""
+    above = call.parent
+    while above is not None:
+        if not above.below & HAS_CALL or above.role == CALL:
+            return False
+        if above.role != PLAIN or not above.seen:
+            return True
+        above = above.parent
+    return True
 
 
 def _climbers(node: Node) -> Iterable[Node]:

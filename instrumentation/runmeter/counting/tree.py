@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
 
 from runmeter.reading.read import Reading
 from runmeter.reading.roles import AGENT, AGGREGATE, CALL, PLAIN, TOOL, WEAK
+
+if TYPE_CHECKING:
+    from runmeter.counting.folded import Folded, Place
 
 REACH: Final = 256
 """How many ancestors are looked at for a caller, and how many levels down news travel: deeper is a loop, not agents."""
@@ -31,8 +34,8 @@ class Node:
         "group",
         "key",
         "kids",
-        "ordinary",
         "parent",
+        "place",
         "reading",
         "role",
         "seen",
@@ -56,9 +59,13 @@ class Node:
         self.excluded: str | None = None
         self.aside: str | None = None
         """The reason under which it is set aside now."""
-        self.ordinary: tuple[int, str, str | None] | None = None
-        """(state of the tree, caller, thread) where a call right below it had to do with nothing else: so has the next
-        one."""
+        self.place: Place | None = None
+        """Of the folded calls below it, where there are any or may be."""
+
+    @property
+    def has_kids(self) -> bool:
+        """Spans stand right below it, folded ones too."""
+        return bool(self.kids) or (self.place is not None and self.place.held > 0)
 
     @property
     def bits(self) -> int:
@@ -71,20 +78,31 @@ class Node:
 
 
 class Tree:
-    """The nodes of a run by key, and a short memory of those that were forgotten."""
+    """The nodes of a run by key, the calls that are folded, and a short memory of those that were forgotten."""
 
-    __slots__ = ("_gone", "nodes", "version")
+    __slots__ = ("_gone", "_unfold", "folded", "nodes", "version")
 
-    def __init__(self) -> None:
+    def __init__(self, folded: Folded, unfold: Callable[[], None]) -> None:
+        """`unfold` makes nodes of all that are folded."""
+        self.folded = folded
+        self._unfold = unfold
         self.nodes: dict[Key, Node] = {}
         self.version = 0
         """Grows with every change to a span that others may stand below."""
         self._gone: dict[int, None] = {}
         """Hashes of the keys of spans that were forgotten; the oldest are forgotten in turn."""
 
-    def node(self, key: Key) -> Node:
-        """The span's place; made where there is none yet."""
+    def find(self, key: Key) -> Node | None:
+        """The span's node, if it is known; nothing is folded any more where it was."""
         node = self.nodes.get(key)
+        if node is None and key[1] in self.folded.calls and key in self.folded:
+            self._unfold()
+            node = self.nodes.get(key)
+        return node
+
+    def node(self, key: Key) -> Node:
+        """The span's node; made where there is none yet."""
+        node = self.find(key)
         if node is None:
             node = self.nodes[key] = Node(key)
         return node
@@ -94,7 +112,7 @@ class Tree:
         if parent_id is None or parent_id == node.key[1] or node.parent is not None:
             return
         key = (trace_id, parent_id)
-        parent = self.nodes.get(key)
+        parent = self.find(key)
         if parent is None:
             if self._gone and hash(key) in self._gone:
                 return
@@ -113,6 +131,17 @@ class Tree:
             node.parent.kids.discard(node)
         for kid in node.kids or ():
             kid.parent = None
+        if node.place is not None:
+            node.place.above = None
+
+    def let_go(self, node: Node) -> None:
+        """Take a node out that is folded from now on: what is above it has it below as before."""
+        del self.nodes[node.key]
+        above = node.parent
+        if above is not None and above.kids is not None:
+            above.kids.discard(node)
+            if not above.kids:
+                above.kids = None
 
     def forgot(self, key: Key) -> bool:
         """A span of this key was forgotten, not long ago."""
@@ -121,13 +150,17 @@ class Tree:
     def forget(self, node: Node, remembered: int) -> None:
         """Take the node out and remember, of the last so many, that it was here."""
         self.unlink(node)
-        self._gone[hash(node.key)] = None
+        self.remember(node.key, remembered)
+
+    def remember(self, key: Key, remembered: int) -> None:
+        """A span of this key was here; that is known of the last so many."""
+        self._gone[hash(key)] = None
         if len(self._gone) > remembered:
             del self._gone[next(iter(self._gone))]
 
     def anew(self) -> Tree:
         """Empty, with the memory of what was forgotten."""
-        tree = Tree()
+        tree = Tree(self.folded, self._unfold)
         tree.version = self.version + 1
         tree._gone = self._gone
         return tree
@@ -137,6 +170,8 @@ class Tree:
         for node in self.nodes.values():
             if node.reading is not None:
                 yield node.reading
+        for _, reading in self.folded.readings():
+            yield reading
 
     def mark(self, node: Node, bits: int) -> list[Node]:
         """Tell those above what is below them; returns the nodes for which that may be news. They were told before

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from runmeter.counting.calls import best_of, call_of, call_of_one
@@ -28,10 +28,12 @@ _new: Final[Any] = tuple.__new__
 class Units:
     """The groups of a run. What changes a group is noted in `touched`; `settle` counts what was touched anew."""
 
-    __slots__ = ("_paired", "_pairs", "_retracted", "_tree", "_uid", "groups", "ids", "scopes", "verdict")
+    __slots__ = ("_paired", "_pairs", "_retracted", "_tree", "_uid", "_unfold", "groups", "ids", "scopes", "verdict")
 
-    def __init__(self, verdict: Verdict, tree: Tree) -> None:
+    def __init__(self, verdict: Verdict, tree: Tree, unfold: Callable[[], None]) -> None:
+        """`unfold` makes nodes of all that are folded."""
         self.verdict = verdict
+        self._unfold = unfold
         self._tree = tree
         self.groups: dict[int, Group] = {}
         """All but those of calls that nothing else has to do with yet, which are most; see `group_of`."""
@@ -85,6 +87,7 @@ class Units:
 
     def counted(self) -> dict[Key, Call]:
         """What is counted, by the lowest span of each group."""
+        self._unfold()
         counted: dict[Key, Call] = {}
         for node in self._tree.nodes.values():
             group = node.group
@@ -101,11 +104,11 @@ class Units:
             if group is not None:
                 touched[group] = None
 
-    def alone(self, node: Node, reading: Reading, around: tuple[str, str | None] | None = None) -> Change:
-        """A call that nothing known has to do with; `around` as `call_of_one` has it."""
+    def alone(self, node: Node, reading: Reading) -> Change:
+        """A call that nothing known has to do with."""
         self.scopes.add(reading.scope)
         self.ids.add(node, reading)
-        call = call_of_one(node, around)
+        call = call_of_one(node)
         node.group = call
         self.verdict.add(call)
         change: Change = _new(Change, (None, call))
@@ -199,7 +202,14 @@ class Units:
             self._pairs.drop(group)
         self.groups.pop(group.uid, None)
 
+    def let_go(self, node: Node) -> None:
+        """The call is folded from now on."""
+        self.ids.drop(node)
+        if isinstance(node.group, Group):
+            self.drop(node.group)
+
     def _all(self) -> list[Group]:
+        self._unfold()
         for node in self._tree.nodes.values():
             self.group_of(node)
         return list(self.groups.values())

@@ -10,6 +10,7 @@ from typing import Final
 from runmeter.counting.pairs import Group
 from runmeter.counting.tree import Node
 from runmeter.reading import scopes
+from runmeter.reading.reading import Reading
 from runmeter.spans import Call, Change
 from runmeter.usage import ZERO, Usage
 
@@ -85,6 +86,13 @@ class Verdict:
             if not calls:
                 return
             fate = scopes.WITHOUT_USAGE if calls[0].usage.calls_without_usage else scopes.COUNTED
+        self._decide(fate, reading)
+
+    def decided_to_count(self, reading: Reading) -> None:
+        """The same of a folded call."""
+        self._decide(scopes.COUNTED, reading)
+
+    def _decide(self, fate: str, reading: Reading) -> None:
         scope = reading.scope if len(self._fates) < scopes.NEWS_LIMIT else scopes.OTHER
         self._fates[fate, scope, reading.source_id] += 1
 

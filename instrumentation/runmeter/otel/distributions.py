@@ -54,8 +54,8 @@ class Distributions:
         self.dropped = 0
         """Calls that found no room."""
         self._limit = limit
-        # By identity: a change takes back the very object that the change before it brought.
-        self._waiting: dict[int, Call] = {}
+        # By their times, and of two calls with the same times the second by identity.
+        self._waiting: dict[tuple[int, int] | int, Call] = {}
         self._errors: set[str] = set()
         self._shown: list[tuple[ref[Histogram], ...]] = []
 
@@ -76,11 +76,15 @@ class Distributions:
         """`now` waits in the place of `was`. What has been recorded, or had no room, is not recorded anew."""
         waiting = self._waiting
         if was is not None and waiting.pop(id(was), None) is None:
-            return
+            times = was[5], was[8]
+            if waiting.get(times) != was:
+                return
+            del waiting[times]
         if now is None:
             return
         if len(waiting) < self._limit:
-            waiting[id(now)] = now
+            times = now[5], now[8]
+            waiting[id(now) if times in waiting else times] = now
         else:
             self.dropped += 1
 

@@ -7,6 +7,7 @@ what is of another one than the trace's run goes to that run's share.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Final
@@ -58,10 +59,13 @@ class Shares:
             found.setdefault(id(info), (info, []))[1].append(change)
 
         if before != self._home:
-            new = {id(now) for _, now in changes if now is not None}
+            new = Counter(now for _, now in changes if now is not None)
             for call in counted():
+                if new[call]:
+                    new[call] -= 1
+                    continue
                 was, now = self._place(call, before), self._place(call, self._home)
-                if id(call) not in new and was is not now:
+                if was is not now:
                     tell(was, Change(call, None))
                     tell(now, Change(None, call))
         for change in changes:
