@@ -386,6 +386,7 @@ COMMON = [
     *("gen_ai.response.model", "gen_ai.provider.name", "gen_ai.conversation.id", "session.id", "runmeter.caller"),
     *("user.id", "runmeter.run.id", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"),
     *("llm.token_count.prompt", "gen_ai.usage.cache_read.input_tokens", "gen_ai.response.id"),
+    *("gen_ai.usage.cache_write.input_tokens", "gen_ai.usage.cache_creation.input_tokens"),
     *("gen_ai.cost.total_cost", "error.type", "gen_ai.response.time_to_first_chunk"),
 ]
 
@@ -398,7 +399,7 @@ COMMON = [
                 {"gen_ai.operation.name": st.sampled_from(["chat", "chat", "embeddings", *SAID])},
                 optional={key: st.sampled_from(SAID) for key in COMMON},
             ),
-            st.sampled_from([*sorted(LIBRARIES)[::3], OPENAI, OPENAI, "runmeter", "other"]),
+            st.sampled_from([*sorted(LIBRARIES), *["openlit.instrumentation.anthropic"] * 4, OPENAI, OPENAI, semconv.SCOPE]),
             st.sampled_from(["chat m", "chat m", "raw_gen_ai_request", "Response", "anthropic.chat"]),
             st.booleans(),
         ),

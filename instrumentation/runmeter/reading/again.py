@@ -13,7 +13,7 @@ from runmeter.reading import semconv
 from runmeter.reading.plan import Plan, Shape
 from runmeter.reading.reading import Reading
 from runmeter.reading.roles import CALL
-from runmeter.reading.tokens import inclusive
+from runmeter.reading.tokens import inclusive, without_cache
 from runmeter.reading.values import as_seconds
 from runmeter.spans import EndedSpan
 
@@ -47,9 +47,8 @@ def read_again(words: Words, plan: Plan, span: EndedSpan) -> Reading | None:
     trace_id, span_id, parent_id, remote, _, _, _, _, attributes, started_at, ended_at, _ = span
     *counts, response_id = map(attributes.get, shape.apart)
     rejected: list[str] = []
-    exclusive = plan.dialect.exclusive_input
-    excludes_cache = bool(exclusive) and not exclusive.isdisjoint(shape.input_keys)
-    usage = inclusive(map(clean.count, counts, repeat(rejected)), excludes_cache)
+    given = map(clean.count, counts, repeat(rejected))
+    usage = inclusive(given, without_cache(shape, plan.dialect, attributes))
     if rejected:
         return None
     reading: Reading = _new(

@@ -83,11 +83,7 @@ def usage_of(
 ) -> tuple[Usage | None, str | None, str | None]:
     """The inclusive counts, and the model and response id where only a raw answer has them."""
     given_input, given_output, cache_read, cache_write, reasoning = map(count, usual[:5], repeat(rejected))
-    exclusive = dialect.exclusive_input
-    # A release that has the newest word for what was written to the cache counts as the conventions do.
-    excludes_cache = bool(
-        exclusive and shape.input_key(attributes) in exclusive and semconv.CACHE_WRITE_TOKENS not in attributes
-    )
+    excludes_cache = without_cache(shape, dialect, attributes)
     excludes_reasoning = False
     model = response_id = None
     if dialect.texts:
@@ -122,6 +118,15 @@ def usage_of(
         return None, model, response_id
     given = (given_input, given_output, cache_read, cache_write, reasoning)
     return inclusive(given, excludes_cache, excludes_reasoning), model, response_id
+
+
+def without_cache(shape: Shape, dialect: Library, attributes: Mapping[str, Any]) -> bool:
+    """The input is said without what the cache has of it."""
+    exclusive = dialect.exclusive_input
+    # A release that has the newest word for what was written to the cache counts as the conventions do.
+    return bool(
+        exclusive and shape.input_key(attributes) in exclusive and semconv.CACHE_WRITE_TOKENS not in attributes
+    )
 
 
 def inclusive(given: Iterable[int | None], excludes_cache: bool, excludes_reasoning: bool = False) -> Usage | None:
