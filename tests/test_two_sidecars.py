@@ -73,6 +73,70 @@ def test_recorded_spans_come_to_the_same_whichever_sidecar_gets_them(name: str, 
     assert said[0] == said[1]
 
 
+def plain(span_id: int, parent_id: int | None, run_id: str | None = None) -> Reading:
+    """A span that says nothing of usage."""
+    at = START + span_id * MS
+    return Reading(7, span_id, parent_id, started_at=at, ended_at=at + 1, scope="s", run_id=run_id)
+
+
+def outer(span_id: int, used: int) -> Reading:
+    """A call of a framework, around others."""
+    said = call(span_id, None)
+    return said._replace(role=Role.WEAK, usage=Usage(used, 20, calls=1), ended_at=START + 1_000 * MS)
+
+
+@settings(max_examples=200, deadline=None)
+@given(order=st.permutations(range(6)), to=st.lists(st.integers(0, 1), min_size=6, max_size=6))
+def test_what_links_two_calls_is_known_to_both(order: list[int], to: list[int]) -> None:
+    """A plain span between a framework's call and the client's, wherever it arrives: the usage counts once, at once."""
+    spans = [plain(90, 2), outer(2, 107), plain(3, 2), call(57, 3), call(50, 3), plain(91, 57)]
+    store = open_store("memory://")
+    intakes = [Intake(store, unpriced, lambda: START) for _ in range(2)]
+    for number in order:
+        intakes[to[number]].take([spans[number]])
+    assert totals(store) == (2, 107)
+
+
+def two() -> tuple[RunStore, Intake, Intake]:
+    """Two sidecars that both have taken calls of a trace, and know it."""
+    store = open_store("memory://")
+    mine, other = (Intake(store, unpriced, lambda: START) for _ in range(2))
+    mine.take([call(2)])
+    other.take([call(3)])
+    mine.take([call(4)])
+    return store, mine, other
+
+
+def test_a_parent_that_the_other_took_says_which_run() -> None:
+    """Of a trace that both take spans of, who is above is looked up before anything is placed."""
+    store, mine, other = two()
+    other.take([plain(5, 1, run_id="x")])
+    mine.take([call(6, 5)])
+    other.take([call(7, 6)])
+    assert {run_id: usage.input_tokens for run_id, usage in counted(store).items()} == {default_run(7): 9, "x": 13}
+
+
+def test_a_child_that_the_other_took_follows_its_parent() -> None:
+    """It was in the trace's own run, which this sidecar learns as it reads what joined that."""
+    store = open_store("memory://")
+    mine, other = (Intake(store, unpriced, lambda: START) for _ in range(2))
+    mine.take([call(2)])
+    other.take([call(8, 7)])
+    mine.take([plain(7, 1, run_id="x"), call(9)])
+    assert {run_id: usage.input_tokens for run_id, usage in counted(store).items()} == {default_run(7): 11, "x": 8}
+
+
+def test_what_left_a_run_has_left_it_for_both() -> None:
+    """A sidecar that remembers a run with a call that the other moved does not count it on."""
+    store, mine, other = two()
+    mine.take([call(8, 7)])
+    other.take([plain(7, 1, run_id="x")])
+    mine.take([call(10)])
+    assert {run_id: usage.input_tokens for run_id, usage in counted(store).items()} == {default_run(7): 19, "x": 8}
+    mine.take([call(11, 8)])
+    assert counted(store)["x"].input_tokens == 19
+
+
 class Counting:
     """A ledger that counts the rows that are read from it."""
 
@@ -198,8 +262,11 @@ def test_a_large_run_that_nobody_remembers_closes(
     assert sum(spans for (fate, _), spans in intake.fates.items() if fate == "counted") == 100
 
 
-def test_what_the_other_takes_while_a_large_run_is_read_is_counted_once(small: None) -> None:
-    """Its pages and its arrivals overlap; a run that lost rows meanwhile is read again."""
+def test_what_the_other_takes_while_a_large_run_is_read_is_counted_once(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pages and its arrivals overlap, also where the fold no longer knows each span."""
+    monkeypatch.setattr("runmeter_exporter.ingest.fold.SPAN_LIMIT", 8)
     store = open_store("memory://")
     other = Intake(store, unpriced, lambda: START)
     other.take([call(number) for number in range(2, 52)])

@@ -238,7 +238,7 @@ class Intake:
         sharing = Sharing(tx, calls_in(fresh), run_of)
         lock_with_others(tx, live, sharing)
         folds = remembered.folds(tx, sorted(live))
-        if remembered.late({reading.key: reading.parent_id for reading in fresh}):
+        if remembered.learnt:
             raise Stale("where these spans belong", folded=False)
         lost = self._move(tx, folds, moves)
         if moves:

@@ -61,7 +61,7 @@ class Remembered:
         self._touched_runs: set[str] = set()
         self._touched_traces: set[int] = set()
         self._crowded: set[int] = set()
-        self._learnt: dict[Key, int | None] = {}
+        self._learnt = False
 
     # Around a transaction.
 
@@ -69,7 +69,7 @@ class Remembered:
         """A transaction begins: what it touches is not what is stored, unless it is committed."""
         self._touched_runs.clear()
         self._touched_traces.clear()
-        self._learnt.clear()
+        self._learnt = False
 
     def undone(self, *, stale: bool = False, folded: bool = True) -> None:
         """It was not committed. `folded`: into folds as well, which are forgotten; what happened to traces is undone.
@@ -81,7 +81,7 @@ class Remembered:
             if trace is not None and stale and folded:
                 self._traces.drop(trace_id)
             elif trace is not None:
-                trace.crowded = trace_id in self._crowded
+                trace.crowded |= trace_id in self._crowded
                 trace.undo()
         if folded:
             for run_id in self._touched_runs:
@@ -169,26 +169,25 @@ class Remembered:
 
     def placed(self) -> None:
         """From now on what is learnt of traces comes too late for what was placed."""
-        self._learnt.clear()
+        self._learnt = False
 
-    def late(self, keys: dict[Key, int | None]) -> bool:
-        """Something was learnt since that may change where these spans (and their parents) belong."""
-        above = {(trace_id, parent_id) for (trace_id, _), parent_id in keys.items()}
-        return any(
-            key in keys or key in above or (key[0], parent_id) in keys for key, parent_id in self._learnt.items()
-        )
+    @property
+    def learnt(self) -> bool:
+        """Spans that another sidecar took became known since, and what was placed may belong elsewhere."""
+        return self._learnt
 
     def _learn(self, rows: Iterable[Row]) -> None:
         for row in rows:
             trace = self._traces.get(row.trace_id)
             if trace is not None and row.span_id not in trace:
                 trace.extend([row])
-                self._learnt[row.key] = row.parent_id
+                self._learnt = True
                 self._touched_traces.add(row.trace_id)
                 self.crowd(row.trace_id)
 
     def _put(self, trace: Trace) -> None:
-        trace.crowded = trace.trace_id in self._crowded
+        # What is there already may be ours, from before a restart; it may as well be another's.
+        trace.crowded = len(trace) > 0 or trace.trace_id in self._crowded
         self._traces.put(trace.trace_id, trace)
 
     # Runs.
