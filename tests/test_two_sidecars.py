@@ -272,7 +272,7 @@ def test_what_the_other_takes_while_a_large_run_is_read_is_counted_once(
     other.take([call(number) for number in range(2, 52)])
     other.take([call(number) for number in range(52, 102)])
     mine = Intake(store, unpriced, lambda: START)
-    others = iter(range(200, 300))
+    others = iter(range(200, 2_000))
 
     def until_taken(intake: Intake, reading: Reading) -> int:
         for times in range(10):
@@ -280,7 +280,7 @@ def test_what_the_other_takes_while_a_large_run_is_read_is_counted_once(
                 intake.take([reading])
             except remembered.Large as large:
                 for _ in intake.remembered.warm_up(large):
-                    other.take([call(next(others))])
+                    other.take([call(next(others)) for _ in range(5)])
             else:
                 return times
         raise AssertionError("was never taken")
