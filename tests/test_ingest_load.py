@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -246,6 +247,22 @@ def test_what_is_small_does_not_make_what_is_large_wait() -> None:
         pass
 
 
+def test_what_is_small_is_let_in_beside_what_is_large() -> None:
+    """It waits for its like only; of its like there may be too much as well."""
+    clock = Clock()
+    admission = Admission(clock, patience=1.0, rate=100_000.0, each=0)
+    with admission.enter(10 * MB), admission.enter(300), admission.enter(300):
+        with pytest.raises(Busy), admission.enter(10 * MB):
+            raise AssertionError("was let in")
+        with ExitStack() as many:
+            for _ in range(4):
+                many.enter_context(admission.enter(30_000))
+            with pytest.raises(Busy), admission.enter(300):
+                raise AssertionError("was let in")
+        with admission.enter(300):
+            pass
+
+
 def test_who_is_told_to_come_again_is_no_longer_in_line() -> None:
     """A request that was not begun in time is dropped, so that its repeat is not taken in twice over."""
     store = open_store("memory://")
@@ -255,7 +272,7 @@ def test_who_is_told_to_come_again_is_no_longer_in_line() -> None:
         statuses = [ingest.handle("/v1/traces", message, PROTOBUF, None)[0] for _ in range(3)]
         with ingest._changed:
             assert len(ingest._waiting) <= 1
-            assert ingest._spans == sum(len(request.readings) for request in ingest._waiting)
+            assert ingest._waiting.size == sum(request.size for request in ingest._waiting._requests)
     assert statuses == [503] * 3
     assert ingest.stop()
 

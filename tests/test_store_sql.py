@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from test_store import LEAD, final, snap
 from runmeter.usage import Usage
 from runmeter_exporter import open_store
 from runmeter_exporter.store import RunStore, SchemaMismatch, StoreError, StoreUnavailable
+from runmeter_exporter.store.sql import turn
 from runmeter_exporter.store.sql.deadline import Deadlines, bounded
 from runmeter_exporter.store.sql.store import SqlRunStore
 from runmeter_exporter.totals.run import CellKey, RunSnapshot
@@ -476,3 +478,35 @@ def test_runs_that_close_at_once_do_not_wait_for_each_other(
     assert store.prune(NOON * 2) == 3
     assert store.verify() == []
     assert store.usage()["total_tokens"] == 7
+
+
+@pytest.mark.parametrize("sql_url", ["sqlite", "postgresql"], indirect=True)
+def test_a_run_that_somebody_broke_is_due_and_hides_no_other(
+    sql_url: str, open_stores: Callable[..., RunStore]
+) -> None:
+    """The reaper sees all open runs; closing the broken one says what is wrong with it."""
+    store = open_stores(sql_url)
+    store.write([snap("whole"), snap("broken")])
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE runs SET sources = '{' WHERE run_id = 'broken'"))
+    assert {run.run_id: run.ended for run in store.watch().runs} == {"whole": False, "broken": True}
+    with pytest.raises(ValueError, match=r"double quotes|property name"):
+        store.close(["broken"])
+
+
+def test_who_had_a_long_turn_lets_others_have_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short one is followed by the next at once, a long one by a pause as long as two looks of those who wait."""
+    now = 100.0
+    slept: list[float] = []
+    monkeypatch.setattr(turn, "begin_to_write", lambda connection, patience: None)
+    monkeypatch.setattr(turn, "time", SimpleNamespace(monotonic=lambda: now, sleep=slept.append))
+    turns = turn.Turns()
+    for lasted, after, pause in ((0.0, 0.0, 0), (0.02, 0.0, 0), (0.2, 0.0, 0.05), (0.2, 0.03, 0.02), (0.2, 9.0, 0)):
+        turns.begin(None, 1.0)
+        now += lasted
+        turns.end()
+        now += after
+        slept.clear()
+        turns.begin(None, 1.0)
+        turns.end()
+        assert slept == ([pytest.approx(pause)] if pause else [])

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/soak.py --minutes 10
 
+Prints a line of a table each half minute, and at the end whether the sidecar's memory has reached a plateau.
 Five agents on one SQLite file: two record at door 1, two export spans to the sidecar's OTLP port, and one begins its
 runs with a call each and is then silent to the end, as in a very long tool call. The others make a call every few
 seconds in each run, end runs and begin new ones. Meanwhile somebody scrapes, reads totals and looks at the page.
@@ -12,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -28,6 +31,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sidecar_process import Sidecar, until
 
 IN, OUT = 10, 5
+SCRAPE = "/metrics?include_active=true"
+ASKED = (SCRAPE, "/api/usage?include_active=true", "/api/threads?limit=50", "/")
+"""Each of them every two seconds; the table has the median and the longest of half a minute."""
+HALF_MINUTE = 30.0
 TICK = 0.1
 AGENTS = {"recorder-1": 0.25, "recorder-2": 0.25, "exporter-1": 0.2, "exporter-2": 0.2, "silent": 0.1}
 """Their shares of the live runs."""
@@ -157,6 +164,7 @@ class Outcome:
     orphaned: int
     live: int
     slowest_scrape: float
+    plateau: str
     differences: list[str]
 
 
@@ -202,20 +210,30 @@ def _watch(sidecar: Sidecar, agents: dict[str, subprocess.Popen[str]], seconds: 
     begin = time.monotonic()
     slowest = 0.0
     lows: list[float] = []
+    took: dict[str, list[float]] = {}
+    said = -HALF_MINUTE
+    say("| s | live | sidecar MB | agents MB | runs | spans | " + " | ".join(f"{path} ms" for path in ASKED) + " |")
+    say("|---" * (6 + len(ASKED)) + "|")
     turn = threading.Event()
     while (passed := time.monotonic() - begin) < seconds:
-        asked = time.monotonic()
-        lows.append(_metric(sidecar, "runmeter_active_runs"))
-        slowest = max(slowest, time.monotonic() - asked)
-        sidecar.get("/api/usage?include_active=true")
-        sidecar.get("/api/threads?limit=50")
-        sidecar.get("/")
+        for path in ASKED:
+            asked = time.monotonic()
+            text = sidecar.get(path)
+            took.setdefault(path, []).append(time.monotonic() - asked)
+            if path == SCRAPE:
+                lows.append(_value(text, "runmeter_active_runs"))
+        slowest = max(slowest, took[SCRAPE][-1])
         for name, process in processes.items():
             seen = psutil.Process(process.pid)
             series[name].samples.append((passed, seen.memory_info().rss, seen.num_fds()))
-        if len(lows) % 30 == 1:
-            say(f"{passed:4.0f} s  {lows[-1]:.0f} live  " + "  ".join(
-                f"{name} {one.samples[-1][1] / 2**20:.1f} MB {one.samples[-1][2]} fd" for name, one in series.items()))
+        if passed - said >= HALF_MINUTE:
+            said = passed
+            held = {name: one.samples[-1][1] / 2**20 for name, one in series.items()}
+            rows = _rows(sidecar.database_url)
+            say(f"| {passed:.0f} | {lows[-1]:.0f} | {held.pop('sidecar'):.1f} | {sum(held.values()):.1f} | "
+                + " | ".join(f"{count:,}" for count in rows) + " | "
+                + " | ".join(f"{median(took[path]) * 1e3:.0f}, {max(took[path]) * 1e3:.0f}" for path in ASKED) + " |")
+            took.clear()
         turn.wait(min(2.0, seconds / 20))
     orphaned = _metric(sidecar, "runmeter_orphaned_runs_total")
     told = []
@@ -227,11 +245,27 @@ def _watch(sidecar: Sidecar, agents: dict[str, subprocess.Popen[str]], seconds: 
         told.append(json.loads(agent.stdout.readline()))
     until(lambda: _metric(sidecar, "runmeter_active_runs") == 0, "all runs are closed")
     return Outcome(series, sum(one["runs"] for one in told), sum(one["calls"] for one in told), 0, round(orphaned),
-                   round(min(lows)), slowest, [])
+                   round(min(lows)), slowest, _plateau(series["sidecar"]), [])
+
+
+def _rows(database_url: str) -> tuple[int, int]:
+    """How many runs and spans are stored."""
+    with closing(sqlite3.connect(f"file:{database_url.removeprefix('sqlite:///')}?mode=ro", uri=True)) as connection:
+        return tuple(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("runs", "spans"))
+
+
+def _plateau(series: Series) -> str:
+    """Whether the last third of the time needed more memory than the middle one."""
+    (middle, _), (end, _) = series.part(1 / 3, 2 / 3), series.part(2 / 3, 1.0)
+    verdict = "reached" if end - middle <= max(5.0, 0.05 * middle) else "not reached"
+    return f"{verdict} (median of the middle third {middle:.1f} MB, of the last {end:.1f} MB)"
 
 
 def _metric(sidecar: Sidecar, name: str) -> float:
-    text = sidecar.get("/metrics?include_active=true")
+    return _value(sidecar.get(SCRAPE), name)
+
+
+def _value(text: str | None, name: str) -> float:
     assert text is not None
     return float(next(line.split()[-1] for line in text.splitlines() if line.split(" ")[0].split("{")[0] == name))
 
@@ -247,6 +281,7 @@ def main() -> None:
     print(f"\n{outcome.runs:,} runs, {outcome.calls:,} calls made, {outcome.stored_calls:,} stored; never fewer than "
           f"{outcome.live} live; slowest scrape {outcome.slowest_scrape:.2f} s; {outcome.orphaned} orphaned; "
           f"verify: {outcome.differences or 'balanced'}")
+    print(f"The sidecar's plateau of memory: {outcome.plateau}")
     print("\n| process | MB after 20–30 % | 50–60 % | 90–100 % | descriptors, same times |\n|---|---|---|---|---|")
     for name, one in outcome.series.items():
         parts = [one.part(*span) for span in ((0.2, 0.3), (0.5, 0.6), (0.9, 1.0))]

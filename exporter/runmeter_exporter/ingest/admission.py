@@ -18,6 +18,8 @@ RATE = 2**20
 EACH = 16 * 2**10
 """Bytes that any request counts for beside its own: a transaction costs what it costs, and a rate that was learnt from
 many small ones would have large ones wait for ever."""
+SMALL = 32 * 2**10
+"""Bytes of a request that waits for its like only: it is made durable before the rest of larger ones."""
 LATEST = 5
 """Seconds after which who was refused comes again, at most: the speed may be another by then."""
 _MEMORY = 10.0
@@ -45,7 +47,7 @@ class Admission:
         self._patience = patience
         self._each = each
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._waiting = self._small = 0
         self._since = clock()
         self._done, self._took = float(rate), 1.0
 
@@ -53,10 +55,11 @@ class Admission:
     def enter(self, size: int) -> Iterator[None]:
         """Let a request of so many bytes in, for as long as the block takes; it was done where nothing is raised.
         Busy, where what waits before it takes longer than the patience. With nobody before it, anything is let in."""
+        small = size <= SMALL
         size += self._each
         with self._lock:
             if self._waiting:
-                seconds = self._waiting * self._took / self._done
+                seconds = (self._small if small else self._waiting) * self._took / self._done
                 if seconds > self._patience:
                     raise Busy(
                         f"what waits to be stored will take {seconds:.1f} s; the limit is {self._patience:g} s. "
@@ -66,6 +69,7 @@ class Admission:
             else:
                 self._since = self._clock()
             self._waiting += size
+            self._small += size if small else 0
         done = False
         try:
             yield
@@ -73,6 +77,7 @@ class Admission:
         finally:
             with self._lock:
                 self._waiting -= size
+                self._small -= size if small else 0
                 now = self._clock()
                 if done:
                     self._learn(size, now - self._since)

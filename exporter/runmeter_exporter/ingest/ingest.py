@@ -1,7 +1,8 @@
 """Door 2: OTLP/HTTP requests in, answers out. An answer of 200 means that what was taken is durable.
 
-The threads of the HTTP server read requests into readings and wait; one writer thread makes what waits durable, all of
-it in one transaction (group commit). What waits is bounded, by the time it will take: beyond it the answer is 429.
+The threads of the HTTP server read requests into readings and wait; one writer thread makes what waits durable, as
+much in one transaction (group commit) as takes a moment. What waits is bounded, by the time it will take: beyond it the
+answer is 429.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from runmeter.reading.read import Reading
@@ -19,18 +20,16 @@ from runmeter.usage import Usage
 from runmeter_exporter import scopes
 from runmeter_exporter.ingest import otlp
 from runmeter_exporter.ingest.admission import Admission, Busy
-from runmeter_exporter.ingest.cache import size_of
 from runmeter_exporter.ingest.closing import close_runs, expire
 from runmeter_exporter.ingest.intake import Intake
 from runmeter_exporter.ingest.otlp import OtlpError
 from runmeter_exporter.ingest.otlp.reading import not_ahead, reading_of
 from runmeter_exporter.ingest.remembered import Large
+from runmeter_exporter.ingest.waiting import Line, Portion, Request, Waiting
 from runmeter_exporter.memory import BY_DEFAULT, Memory
 from runmeter_exporter.prices import PriceBook
 from runmeter_exporter.store import Heartbeat, RefusedValue, RunStore, StoreError, StoreUnavailable
 
-BATCH_SPANS = 20_000
-"""Spans made durable in one transaction, unless a single request has more."""
 WAIT = 30.0
 """Seconds a request waits to become durable before it is told to come again."""
 RETENTION = 24 * 3600.0
@@ -50,17 +49,6 @@ _IGNORED = {
 }
 
 logger = logging.getLogger("runmeter.ingest")
-
-
-class _Request:
-    __slots__ = ("done", "error", "readings", "refused", "size")
-
-    def __init__(self, readings: Sequence[Reading]) -> None:
-        self.readings = readings
-        self.size = sum(map(size_of, readings))
-        self.done = threading.Event()
-        self.error: Exception | None = None
-        self.refused = 0
 
 
 class Ingest:
@@ -94,9 +82,7 @@ class Ingest:
         self._clock = clock
         self._pause = pause
         self._admission = Admission(clock)
-        self._waiting: deque[_Request] = deque()
-        self._size = 0
-        """Bytes of the spans that wait."""
+        self._waiting = Waiting()
         self._stopping = False
         self._failing = False
         """Said in the log, and not over."""
@@ -105,7 +91,7 @@ class Ingest:
         self._held: set[int] = set()
         """… and the traces that wait for it."""
         self._changed = threading.Condition()
-        self._writing = threading.Lock()
+        self._writing = Line()
         """Held by whoever uses the intake: the writer, or who closes and expires."""
         self._counts: Counter[tuple[str, str]] = Counter()
         self._told: Counter[tuple[str, str]] = Counter()
@@ -171,23 +157,21 @@ class Ingest:
         """
         if not readings:
             return 0
-        request = _Request(readings)
+        request = Request(readings)
         with self._changed:
             if self._stopping:
                 raise StoreUnavailable("this sidecar is stopping; try again in a moment")
-            if self._waiting and self._size + request.size > self._queue:
+            size = self._waiting.size
+            if self._waiting and size + request.size > self._queue:
                 raise Busy(
-                    f"{self._size} bytes of spans wait to be stored and these are {request.size}, the limit is "
+                    f"{size} bytes of spans wait to be stored and these are {request.size}, the limit is "
                     f"{self._queue}; try again"
                 )
             self._waiting.append(request)
-            self._size += request.size
             self._changed.notify_all()
         if not request.done.wait(self._wait):
             with self._changed:
-                if request in self._waiting:  # else it would be in line twice when it comes again
-                    self._waiting.remove(request)
-                    self._size -= request.size
+                self._waiting.drop(request)
             raise StoreUnavailable(f"not stored within {self._wait:g} s; try again")
         if request.error is not None:
             raise request.error
@@ -226,10 +210,10 @@ class Ingest:
             with self._changed:
                 if not self._waiting and not self._stopping and not self._warming:
                     self._changed.wait(HEARTBEAT / 4)
-                requests = self._next()
-                stopping = self._stopping and not requests
-            if requests:
-                self._store_all(requests)
+                portions = self._waiting.next()
+                stopping = self._stopping and not portions
+            if portions:
+                self._store_all(portions)
             if self._warming:
                 self._warm_up()
             if stopping or self._clock() - self._beaten >= HEARTBEAT:
@@ -239,48 +223,43 @@ class Ingest:
             if self._clock() - self._expired >= EXPIRE_EVERY:
                 self._expire()
 
-    def _next(self) -> list[_Request]:
-        requests: list[_Request] = []
-        spans = 0
-        while self._waiting and (not requests or spans + len(self._waiting[0].readings) <= BATCH_SPANS):
-            request = self._waiting.popleft()
-            spans += len(request.readings)
-            requests.append(request)
-        self._size -= sum(request.size for request in requests)
-        return requests
-
-    def _store_all(self, requests: Sequence[_Request]) -> None:
+    def _store_all(self, portions: Sequence[Portion]) -> None:
         try:
-            self._take_requests(requests)
+            self._store_portions(portions)
         except Large as large:
-            self._hold(requests, large)
+            self._hold(portions, large)
             return
         except StoreError as error:
-            self._failed(requests, error)
+            self._failed(portions, error)
         except Exception as error:
             # Not what the store said of any value, so nobody's spans are to blame. But where one request is enough to
             # bring it about, the others are none the worse for having come with it.
-            if len(requests) == 1:
-                self._failed(requests, StoreUnavailable(f"could not be stored: {error!r}; try again"), error)
+            if len(portions) == 1:
+                self._failed(portions, StoreUnavailable(f"could not be stored: {error!r}; try again"), error)
                 return
-            for request in requests:
-                self._store_all([request])
+            for portion in portions:
+                self._store_all([portion])
             return
-        for request in requests:
-            request.done.set()
+        for request, _ in portions:
+            if not request.left:
+                request.done.set()
 
-    def _take_requests(self, requests: Sequence[_Request]) -> None:
+    def _store_portions(self, portions: Sequence[Portion]) -> None:
         refused: list[Reading] = []
+        readings = [reading for _, some in portions for reading in some]
         with self._writing:
-            self._take([reading for request in requests for reading in request.readings], refused)
+            self._take(readings, refused)
+            held = self._intake.held
+        with self._changed:
+            self._waiting.took(len(readings), held)
         if self._failing:
             self._failing = False
             logger.warning("runmeter: spans are stored again")
         dropped = set(map(id, refused))
-        for request in requests:
-            request.refused = sum(id(reading) in dropped for reading in request.readings) if dropped else 0
+        for request, some in portions if dropped else ():
+            request.refused += sum(id(reading) in dropped for reading in some)
 
-    def _hold(self, requests: Sequence[_Request], large: Large) -> None:
+    def _hold(self, portions: Sequence[Portion], large: Large) -> None:
         """Something large has to be read first: who sent spans of it comes again, the others are served. What else is
         in a request with such spans is stored all the same: it is here already when that comes again."""
         warm_up = self._intake.remembered.warm_up
@@ -289,14 +268,16 @@ class Ingest:
         for run_id in large.runs:
             self._warming.setdefault(run_id, warm_up(Large(runs=[run_id])))
         self._held |= large.held
-        free: list[_Request] = []
-        for request in requests:
-            rest = [reading for reading in request.readings if reading.trace_id not in self._held]
-            if len(rest) == len(request.readings):
-                free.append(request)
+        free: list[Portion] = []
+        for request, some in portions:
+            rest = [reading for reading in some if reading.trace_id not in self._held]
+            if len(rest) == len(some):
+                free.append((request, some))
                 continue
             if rest:
-                self._store_all([_Request(rest)])
+                self._store_all([(Request(rest), rest)])
+            with self._changed:
+                self._waiting.drop(request)
             request.error = StoreUnavailable("a large run of these spans is being read again; try again in a moment")
             request.done.set()
         if free:
@@ -316,12 +297,14 @@ class Ingest:
         if not self._warming:
             self._held.clear()
 
-    def _failed(self, requests: Sequence[_Request], error: StoreError, why: Exception | None = None) -> None:
+    def _failed(self, portions: Sequence[Portion], error: StoreError, why: Exception | None = None) -> None:
         """Their senders are told to come again; the log once, when it begins."""
         if not self._failing:
             self._failing = True
             logger.warning("runmeter: spans are not stored and are refused with 503 for now: %s", error, exc_info=why)
-        for request in requests:
+        for request, _ in portions:
+            with self._changed:
+                self._waiting.drop(request)
             request.error = error
             request.done.set()
 

@@ -6,6 +6,7 @@ where somebody else wrote. `Ingest` gives it a thread and a queue, `closing.py` 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -68,6 +69,8 @@ class Intake:
         self.now = now
         self._price = price
         self.remembered = Remembered(store, price, memory)
+        self.held = 0.0
+        """Seconds that the last transaction held its locks."""
         self.fates: Fates = Counter()
         """What became of spans since this was last emptied: seen, or decided when their run closed."""
         self.unlinked = 0
@@ -87,7 +90,9 @@ class Intake:
             self.remembered.begin()
             try:
                 with self.store.transaction() as tx:
+                    began = time.monotonic()
                     result, current = work(tx)
+                self.held = time.monotonic() - began
             except Stale as stale:
                 self.remembered.undone(stale=True, folded=stale.folded)
             except Large as large:

@@ -28,19 +28,35 @@ Key = tuple[int, int]
 
 def alike(tx: Transaction, calls: Sequence[Reading]) -> list[Row]:
     """Stored spans that share a twin key with one of these calls, near in time."""
-    names = {call.key: twin_names(call) for call in calls}
-    keys = sorted({name for of_one in names.values() for name in of_one})
-    if not keys:
-        return []
-    times = [call.ended_at for call in calls]
-    found = tx.ledger.twins(keys, min(times) - NEAR, max(times) + NEAR, 2 * len(calls) + ROOM)
-    if found is not None:
-        return found
-    nearest: dict[Key, Row] = {}
+    times: dict[bytes, list[int]] = {}
     for call in calls:
-        for name in names[call.key]:
-            nearest.update((row.key, row) for row in tx.ledger.near(name, call.ended_at, NEAR, NEAREST))
-    return list(nearest.values())
+        for name in twin_names(call):
+            times.setdefault(name, []).append(call.ended_at)
+    found: dict[Key, Row] = {}
+    waiting = [sorted(times)] if times else []
+    while waiting:
+        names = waiting.pop()
+        ended = sorted(at for name in names for at in times[name])
+        rows = tx.ledger.twins(names, ended[0] - NEAR, ended[-1] + NEAR, 2 * len(ended) + ROOM)
+        if rows is None and len(names) > 1:  # few keys have a crowd behind them, as a rule one
+            half = len(names) // 2
+            waiting += [names[:half], names[half:]]
+            continue
+        found.update((row.key, row) for row in (_nearest(tx, names[0], ended) if rows is None else rows))
+    return list(found.values())
+
+
+def _nearest(tx: Transaction, name: bytes, ended: Sequence[int]) -> list[Row]:
+    """Of more spans under one key than can be compared those that ended between these times, and some around them."""
+    first, last = ended[0], ended[-1]
+    around = tx.ledger.near(name, first, NEAR, NEAREST)
+    if first == last:
+        return around
+    between = tx.ledger.twins([name], first, last, 2 * len(ended) + ROOM)
+    if between is not None:
+        return around + between + tx.ledger.near(name, last, NEAR, NEAREST)
+    half = len(ended) // 2
+    return _nearest(tx, name, ended[:half]) + _nearest(tx, name, ended[half:])
 
 
 class Sharing:

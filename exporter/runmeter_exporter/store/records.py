@@ -75,7 +75,11 @@ def stored_run(row: Sequence[Any]) -> StoredRun:
 def open_run(run_id: str, version: int, state: str, owner: str | None, ended_by: str | None, sources: str) -> OpenRun:
     """What the reaper needs, from a few columns."""
     run = StoredRun(run_id, usage_state=state, owner=owner, ended_by=ended_by, version=version)
-    run.sources = _sources(sources)
+    try:
+        run.sources = _sources(sources)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        # Somebody broke it by hand. It is due like one that ended: closing it says so, and the others are not held up.
+        return OpenRun(run_id, version, state, owner, True, True, True)
     return OpenRun(*run.watched())
 
 

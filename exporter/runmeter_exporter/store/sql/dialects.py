@@ -39,7 +39,7 @@ from sqlalchemy.pool import QueuePool
 from runmeter_exporter.store import StoreError, StoreUnavailable
 from runmeter_exporter.store.sql.concurrently import build as build_index
 from runmeter_exporter.store.sql.same_file import SameFile
-from runmeter_exporter.store.sql.turn import begin_to_write
+from runmeter_exporter.store.sql.turn import Turns
 from runmeter_exporter.store.urls import FORMS, PREPARE_UNSAID, PostgresPlace, postgres_place, scheme_of, sqlite_path
 
 _SQLSTATES = {
@@ -112,6 +112,7 @@ class SqliteDialect:
         self._path = path
         self._durable = durable
         self._file = SameFile(path)
+        self._turns = Turns()
 
     def engine(self, deadline: float, pool_size: int, creates: Callable[[], bool]) -> Engine:
         """See Dialect."""
@@ -130,6 +131,8 @@ class SqliteDialect:
         event.listen(engine, "connect", self._on_connect)
         event.listen(engine, "do_connect", self._make_file)
         event.listen(engine, "begin", self._on_begin)
+        event.listen(engine, "commit", self._on_end)
+        event.listen(engine, "rollback", self._on_end)
         return engine
 
     def _make_file(self, *_: Any) -> None:
@@ -203,7 +206,7 @@ class SqliteDialect:
     def _on_begin(self, connection: Connection) -> None:
         self._file.check()
         if connection.get_execution_options().get("runmeter_writes", False):
-            begin_to_write(connection, self._patience)
+            self._turns.begin(connection, self._patience)
         else:
             connection.exec_driver_sql("BEGIN")
 
@@ -214,6 +217,10 @@ class SqliteDialect:
     def index(self, connection: Connection, index: Index, begin: BeginWrite) -> None:
         """See Dialect."""
         index.create(connection, checkfirst=True)
+
+    def _on_end(self, connection: Connection) -> None:
+        if connection.get_execution_options().get("runmeter_writes", False):
+            self._turns.end()
 
     def cut(self, connection: Any) -> None:
         """See Dialect."""
