@@ -373,6 +373,20 @@ def test_a_source_that_cannot_be_orphaned_keeps_no_other_alive(clock, caplog, er
     assert caplog.text.count("source a could not be closed") == 1
 
 
+def test_sources_that_were_silent_for_a_month_are_forgotten(clock):
+    """Also where nothing is pruned; one that an open run waits for stays, and so does one that came lately."""
+    store = MemoryRunStore(clock=lambda: NOON)
+    day = 86_400 * 10**9
+    reaper = make_reaper(store, clock, wall=lambda: NOON + 31 * day)
+    store.heartbeat([Heartbeat(source, 1) for source in ("old", "owner")])
+    store.write([snapshot("owner")])
+    store._clock = lambda: NOON + 2 * day
+    store.heartbeat([Heartbeat("late", 1)])
+    reaper.tick()
+    with store._reading() as rows:
+        assert rows.sources(["old", "owner", "late"]) == [("owner", 1), ("late", 1)]
+
+
 def test_pruning_that_fails_is_no_outage(clock, caplog):
     """Nothing that was learnt is forgotten for it, expiry happens, and it is said once."""
     expired: list[int] = []

@@ -393,9 +393,29 @@ def test_losses_add_up_over_sources_and_restarts(store: RunStore) -> None:
     store.heartbeat([Heartbeat("a", 3, None, {dropped: 5})])
     store.heartbeat([Heartbeat("a", 3, None, {dropped: 5}), Heartbeat("a", 2, None, {dropped: 3})])
     assert store.scrape().counts == {dropped: 6, rejected: 4}
-    store.prune(2**62)
-    assert store.watch().sources == []
+    assert store.forget_sources(2**62, batch=1) == 2
     assert store.scrape().counts == {dropped: 6, rejected: 4}
+
+
+def test_what_no_open_run_waits_for_is_not_watched_and_is_forgotten_when_old(store: RunStore) -> None:
+    """An owner, or a child whose run has no owner yet, stays as long as its run; there may be very many others."""
+    store.write([snap("mine", source="owner"), snap("hers", source="child", owns=False), final("done", source="gone")])
+    store.heartbeat([Heartbeat(source, 1) for source in ("owner", "child", "gone", *map(str, range(20)))])
+    watched = [("child", 1), ("owner", 1)]
+    assert sorted(store.watch().sources) == watched
+    assert [run.writers for run in sorted(store.watch().runs)] == [("child",), ()]
+    assert store.forget_sources(0) == 0
+    assert store.forget_sources(2**62, batch=8) == 21
+    assert store.forget_sources(2**62) == 0
+    assert sorted(store.watch().sources) == watched
+    store.heartbeat([Heartbeat("gone", 1)])
+    store.write([final("mine", source="owner")])
+    assert store.prune(2**62) == 2
+    assert sorted(store.watch().sources) == watched[:1]
+    assert store.forget_sources(2**62) == 0, "pruning has let them go"
+    assert store.verify() == []
+    with pytest.raises(ValueError, match="a batch of 0 sources removes nothing"):
+        store.forget_sources(0, batch=0)
 
 
 def test_a_scrape_is_bounded_and_sums_to_the_totals(open_stores: Callable[..., RunStore], sqlite_url: str) -> None:

@@ -28,6 +28,8 @@ INTERVAL = 1.0
 """Seconds between two looks."""
 HOUSEKEEPING = 60.0
 """Seconds between two rounds of pruning and expiry."""
+SILENT = 30 * 86_400.0
+"""Seconds of silence after which a source is forgotten: what it lost would be counted again if it came back."""
 RECOVERY = 15.0
 """Seconds after an outage in which every writer that lives has come back: a heartbeat, and a few tries to bring it."""
 AT_ONCE = 50
@@ -45,6 +47,7 @@ class Reapable(Protocol):
     def orphan(self, source: str) -> int: ...
     def close(self, run_ids: Sequence[str]) -> None: ...
     def prune(self, older_than_ns: int) -> int: ...
+    def forget_sources(self, older_than_ns: int) -> int: ...
 
 
 class _Away(Exception):
@@ -257,7 +260,7 @@ class Reaper:
             return
         self._tidied_at = now
         failed: Exception | None = None
-        for work in (self._prune, self._expire):
+        for work in (self._prune, self._forget, self._expire):
             try:
                 work(self._wall())
             except Exception as error:
@@ -265,6 +268,9 @@ class Reaper:
         if failed is not None and not self._untidy:
             _log.warning("runmeter: what is old could not be let go, it is tried again each minute: %r", failed)
         self._untidy = failed is not None
+
+    def _forget(self, now: int) -> None:
+        self._store.forget_sources(now - int(SILENT * 1e9))
 
     def _prune(self, now: int) -> None:
         if self._retain is None:
@@ -279,8 +285,8 @@ def _signs(watch: Watch) -> dict[str, object]:
     beats = dict(watch.sources)
     owned: dict[str, set[tuple[str, int]]] = {}
     for run in watch.runs:
-        if not run.ended and run.owner is None:  # only children wrote so far: any source may be the one to wait for
-            owned |= {source: set() for source in beats if source not in owned}
+        if not run.ended and run.owner is None:  # only children wrote so far
+            owned |= {source: set() for source in run.writers if source in beats and source not in owned}
         elif not run.ended and run.owner is not None:
             owned.setdefault(run.owner, set()).add((run.run_id, run.version))
     return {source: (beats.get(source), frozenset(runs)) for source, runs in owned.items() if not is_otlp(source)}

@@ -35,6 +35,8 @@ WAIT = 30.0
 RETENTION = 24 * 3600.0
 """Seconds for which the ledger remembers the spans of a closed run, and so recognises them."""
 HEARTBEAT = 10.0
+REMIND_EVERY = 86_400.0
+"""Seconds after which counts that are as they were are told again: a source that is silent for long is forgotten."""
 EXPIRE_EVERY = 600.0
 RETRY_AFTER = "2"
 """Seconds until a request that was not taken may come again."""
@@ -97,7 +99,7 @@ class Ingest:
         self._told: Counter[tuple[str, str]] = Counter()
         self._labels = scopes.Labels()
         self._beat = 0
-        self._beaten = self._expired = clock()
+        self._beaten = self._expired = self._told_at = clock()
         self._thread = threading.Thread(target=self._write, name="runmeter-ingest", daemon=True)
         self._thread.start()
 
@@ -346,12 +348,12 @@ class Ingest:
         with self._changed:
             self._counts["spans_rejected", "trace_limit"] = self._intake.unlinked
             counts = +self._counts
-        if counts == self._told:
+        if counts == self._told and self._beaten - self._told_at < REMIND_EVERY:
             return
         self._beat += 1
         try:
             self._store.heartbeat([Heartbeat(self.source, self._beat, "runmeter", counts)])
-            self._told = counts
+            self._told, self._told_at = counts, self._beaten
         except Exception as error:  # the writer goes on whatever happens
             logger.warning("counts of requests could not be stored: %s", error)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from runmeter_exporter.totals.answers import Scrape
-from runmeter_exporter.totals.run import Heartbeat, RunSnapshot, StoredRun
+from runmeter_exporter.totals.run import Heartbeat, RunSnapshot, StoredRun, is_otlp
 from runmeter_exporter.totals.shapes import DailyUsage, GrandUsage, Run, RunPage, ThreadPage, ThreadUsage
 
 if TYPE_CHECKING:
@@ -96,14 +96,25 @@ class OpenRun(NamedTuple):
     """Door 2 has seen its local root end."""
     ended: bool
     """Its status is terminal."""
+    writers: tuple[str, ...] = ()
+    """Of a run that nobody owns: who writes to it at door 1."""
 
 
 class Watch(NamedTuple):
     """All that may need a decision of the reaper."""
 
     sources: Sequence[tuple[str, int]]
-    """(source, beat)"""
+    """(source, beat) of those that have beaten and that an open run waits for (`waited_for`)."""
     runs: Sequence[OpenRun]
+
+
+def waited_for(runs: Iterable[OpenRun]) -> list[str]:
+    """The sources whose silence matters to these runs: who owns one that has not ended, or else who writes to it."""
+    found: set[str] = set()
+    for run in runs:
+        if not run.ended:
+            found.update(run.writers if run.owner is None else () if is_otlp(run.owner) else (run.owner,))
+    return sorted(found)
 
 
 class Transaction(Protocol):
@@ -227,6 +238,9 @@ class RunStore(Protocol):
 
         A run that an owner at door 1 is still working on is left alone.
         """
+
+    def forget_sources(self, older_than_ns: int, *, batch: int = 500) -> int:
+        """Remove the heartbeats of sources silent since before then that no open run waits for; how many."""
 
     def prune(self, older_than_ns: int, *, batch: int = 500, forget_threads: bool = False) -> int:
         """Remove closed runs last heard of before `older_than_ns`, in small transactions; how many. Totals stay."""

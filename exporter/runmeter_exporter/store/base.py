@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from runmeter.usage import COUNT_LIMIT
-from runmeter_exporter.store import Looking, StoreUnavailable, Transaction, Watch, WriteResult, queries
+from runmeter_exporter.store import Looking, StoreUnavailable, Transaction, Watch, WriteResult, queries, waited_for
 from runmeter_exporter.store import prune as pruning
 from runmeter_exporter.store import verify as verifying
 from runmeter_exporter.store.batch import Batch, BatchTransaction, held
@@ -280,13 +280,30 @@ class BaseRunStore(ABC):
     def watch(self) -> Watch:
         """See RunStore."""
         with self._reading() as rows:
-            return Watch(rows.sources(), rows.open_headers())
+            runs = rows.open_headers()
+            return Watch(rows.sources(waited_for(runs)), runs)
 
     # Keeping.
 
+    def forget_sources(self, older_than_ns: int, *, batch: int = 500) -> int:
+        """See RunStore."""
+        if batch < 1:
+            raise ValueError(f"a batch of {batch} sources removes nothing; give 1 or more")
+        older_than = max(0, min(older_than_ns, TIME_LIMIT))
+        removed, found = 0, [""] * batch
+        while len(found) == batch:
+            # Looked for where nobody is held up: there may be many more than are old.
+            with self._reading() as rows:
+                found = rows.old_sources(older_than, waited_for(rows.open_headers()), batch)
+            if found:
+                removed += self._write(lambda rows, found=found: rows.forget_sources(found, older_than))  # type: ignore[misc]
+        return removed
+
     def prune(self, older_than_ns: int, *, batch: int = 500, forget_threads: bool = False) -> int:
         """See RunStore."""
-        return pruning.prune(self._write, older_than_ns, batch, forget_threads)
+        removed = pruning.prune(self._write, older_than_ns, batch, forget_threads)
+        self.forget_sources(older_than_ns, batch=batch)
+        return removed
 
     def prunable(self, older_than_ns: int) -> tuple[int, int]:
         """See RunStore."""

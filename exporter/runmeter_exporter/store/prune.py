@@ -31,7 +31,6 @@ def prune(write: Callable[[Callable[[Rows], int]], int], older_than: int, batch:
     if forget_threads:
         while write(lambda rows: _forget_some(rows, older_than, batch)) == batch:
             pass
-    write(lambda rows: _forget_sources(rows, older_than))
     return removed
 
 
@@ -59,10 +58,3 @@ def _forget_some(rows: Rows, older_than: int, batch: int) -> int:
         totals.add("threads", (), -count)
         rows.add(held(totals), {})
     return count
-
-
-def _forget_sources(rows: Rows, older_than: int) -> int:
-    # Any source may be the one that a run without an owner waits for.
-    if all(run.owner is not None for run in rows.open_headers()):
-        rows.forget_sources(older_than)
-    return 0

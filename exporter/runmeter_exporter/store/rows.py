@@ -108,8 +108,8 @@ class Rows(Protocol):
     def save_sources(self, rows: Iterable[SourceRow]) -> None:
         """Persist heartbeats."""
 
-    def forget_sources(self, older_than: int) -> None:
-        """Remove sources that have not beaten since and own no open run."""
+    def forget_sources(self, wanted: Sequence[str], older_than: int) -> int:
+        """Remove those of these sources that have not beaten since; how many."""
 
     # Reading.
     def run(self, run_id: str) -> StoredRun | None:
@@ -135,8 +135,11 @@ class Rows(Protocol):
     def owned_by(self, source: str) -> list[str]:
         """Ids of active runs that a source owns, or that nobody owns and it writes."""
 
-    def sources(self) -> list[tuple[str, int]]:
-        """(source, beat) of all."""
+    def sources(self, wanted: Sequence[str]) -> list[tuple[str, int]]:
+        """(source, beat) of those of them that have beaten."""
+
+    def old_sources(self, older_than: int, keep: Sequence[str], limit: int) -> list[str]:
+        """So many sources at most that have not beaten since, but none of `keep`."""
 
     def rollup(self, scope: str) -> dict[Part, Held]:
         """All rows of a scope."""

@@ -148,11 +148,12 @@ class StoredRun:
         """All of its usage is in the settled totals."""
         return self.usage_state in CLOSED_STATES
 
-    def watched(self) -> tuple[str, int, str, str | None, bool, bool, bool]:
+    def watched(self) -> tuple[str, int, str, str | None, bool, bool, bool, tuple[str, ...]]:
         """The fields of `OpenRun`."""
         otlp = [state for source, state in self.sources.items() if is_otlp(source)]
         root_ended = any(state.final for state in otlp)
-        return self.run_id, self.version, self.usage_state, self.owner, bool(otlp), root_ended, self.ended
+        writers = tuple(source for source in self.sources if not is_otlp(source)) if self.owner is None else ()
+        return self.run_id, self.version, self.usage_state, self.owner, bool(otlp), root_ended, self.ended, writers
 
     def reported(self) -> Usage:
         """The run's usage as answers show it: never below what the settled totals hold."""

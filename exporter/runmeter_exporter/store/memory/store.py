@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 from runmeter.usage import ZERO, Usage
@@ -150,12 +151,12 @@ class MemoryRows:
         for row in rows:
             self._set(self._sources, row.source, row)
 
-    def forget_sources(self, older_than: int) -> None:
+    def forget_sources(self, wanted: Sequence[str], older_than: int) -> int:
         """See Rows."""
-        owners = {run.owner for run in self._open.values()}
-        for row in list(self._sources.values()):
-            if row.updated_at < older_than and row.source not in owners:
-                self._set(self._sources, row.source, None)
+        old = [row for row in self.lock_sources(wanted).values() if row.updated_at < older_than]
+        for row in old:
+            self._set(self._sources, row.source, None)
+        return len(old)
 
     def run(self, run_id: str) -> StoredRun | None:
         """See Rows."""
@@ -207,9 +208,15 @@ class MemoryRows:
             if run.usage_state == "active" and (run.owner == source or (run.owner is None and source in run.sources))
         ]
 
-    def sources(self) -> list[tuple[str, int]]:
+    def sources(self, wanted: Sequence[str]) -> list[tuple[str, int]]:
         """See Rows."""
-        return [(row.source, row.beat) for row in self._sources.values()]
+        return [(source, self._sources[source].beat) for source in wanted if source in self._sources]
+
+    def old_sources(self, older_than: int, keep: Sequence[str], limit: int) -> list[str]:
+        """See Rows."""
+        kept = set(keep)
+        old = (row.source for row in self._sources.values() if row.updated_at < older_than and row.source not in kept)
+        return list(islice(old, limit))
 
     def rollup(self, scope: str) -> dict[Part, Held]:
         """See Rows."""

@@ -136,9 +136,17 @@ class SqlReads:
         found = self._connection.execute(wanted.where(or_(runs.c.owner == source, runs.c.owner.is_(None))))
         return [run_id for run_id, owner, states in found if owner == source or source in json.loads(states)]
 
-    def sources(self) -> list[tuple[str, int]]:
+    def sources(self, wanted: Sequence[str]) -> list[tuple[str, int]]:
         """See Rows."""
-        return [(source, beat) for source, beat in self._connection.execute(select(sources.c.source, sources.c.beat))]
+        if not wanted:
+            return []
+        return [(source, beat) for source, beat in self._execute(self._statements.beats_of, ids=wanted)]
+
+    def old_sources(self, older_than: int, keep: Sequence[str], limit: int) -> list[str]:
+        """See Rows."""
+        others = ~self._dialect.among(sources.c.source, "ids")
+        wanted = select(sources.c.source).where(sources.c.updated_at < older_than, others).limit(limit)
+        return [row[0] for row in self._execute(wanted, ids=keep)]
 
     def rollup(self, scope: str) -> dict[Part, Held]:
         """See Rows."""

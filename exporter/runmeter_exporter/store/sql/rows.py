@@ -21,7 +21,7 @@ from runmeter_exporter.store.records import (
 )
 from runmeter_exporter.store.rows import SourceRow
 from runmeter_exporter.store.sql.ledger import SqlLedger
-from runmeter_exporter.store.sql.reads import GRANTED, OPEN, SqlReads
+from runmeter_exporter.store.sql.reads import GRANTED, SqlReads
 from runmeter_exporter.store.sql.schema import meta, rollup, runs, sources
 from runmeter_exporter.store.sql.steps import ARRIVALS
 from runmeter_exporter.store.sql.stripes import SCOPES, any_stripe, is_everything
@@ -219,9 +219,7 @@ class SqlRows(SqlReads):
         self.beaten += [record[0] for record in records]
         self._statements.source_upsert.many(self._connection, records)
 
-    def forget_sources(self, older_than: int) -> None:
+    def forget_sources(self, wanted: Sequence[str], older_than: int) -> int:
         """See Rows."""
-        owners = select(runs.c.owner).where(OPEN, runs.c.owner.is_not(None))
-        self._connection.execute(
-            delete(sources).where(sources.c.updated_at < older_than, sources.c.source.not_in(owners))
-        )
+        old = delete(sources).where(sources.c.updated_at < older_than, self._dialect.among(sources.c.source, "ids"))
+        return int(self._connection.execute(old, {"ids": self._dialect.list(wanted)}).rowcount)

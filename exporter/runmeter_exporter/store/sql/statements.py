@@ -209,6 +209,7 @@ class Statements:
         self.meta_locked = self.meta_value.with_for_update() if dialect.locks_rows else self.meta_value
         self.run_of = select(runs).where(runs.c.run_id == bindparam("run_id"))
         self.open_count = select(func.count(), func.min(runs.c.started_at)).where(text("is_open = 1"))
+        self.beats_of = select(sources.c.source, sources.c.beat).where(dialect.among(sources.c.source, "ids"))
         locked_sources: Any = select(sources).where(dialect.among(sources.c.source, "ids")).order_by(sources.c.source)
         self.sources_locked = locked_sources.with_for_update() if dialect.locks_rows else locked_sources
 
