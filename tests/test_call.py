@@ -442,6 +442,10 @@ def test_a_habit_corrects_only_the_attribute_that_has_it() -> None:
         assert read(span(current, scope=scope)).usage == Usage(1011, 107, 65, 200)  # a release with the newest words
         older = {semconv.OPERATION_NAME: "chat", "gen_ai.usage.prompt_tokens": 1011, semconv.OUTPUT_TOKENS: 1}
         assert read(span(older | {semconv.CACHE_READ_TOKENS: 65}, scope=scope)).usage == Usage(1011, 1, 65)
+    genai_bedrock = chat(input=746, output=107, cache_read=65, cache_write=200)
+    assert read(span(genai_bedrock, scope="opentelemetry.instrumentation.genai.bedrock")).usage == Usage(
+        1011, 107, 65, 200
+    )
     said = '{"usage_metadata":{"candidates_token_count":94,"thoughts_token_count":13}}'
     adk = {semconv.INPUT_TOKENS: 10, semconv.OUTPUT_TOKENS: 94, "gcp.vertex.agent.llm_response": said}
     for inclusive in (94, 107):

@@ -32,6 +32,8 @@ class Library(NamedTuple):
 
     exclusive_input: frozenset[str] = frozenset()
     """Where the input was said by one of these keys, cache reads and writes must be added to make it inclusive."""
+    inclusive_with: str | None = semconv.CACHE_WRITE_TOKENS
+    """A span that has this key is of a release without that habit."""
     output_excludes_reasoning: bool = False
     """Reasoning that only stands in one of `texts` is not in the output, unless the text has another output."""
     aggregates_count: bool = True
@@ -130,6 +132,15 @@ LIBRARIES: Final[Mapping[str, Library]] = {
     # attribute is set; its LangGraph spans repeat the usage (and the response id) of the last call below them.
     "openlit.instrumentation.anthropic": Library(
         exclusive_input=frozenset({semconv.INPUT_TOKENS}), failed_names=(("chat ", CALL),)
+    ),
+    # Bedrock leaves the cache out of its inputTokens, and all who copy them do: OpenLLMetry 0.62, the official ones of
+    # botocore 0.66 and genai 1.3, which has the newest words for all. OpenInference adds it.
+    "opentelemetry.instrumentation.bedrock": Library(exclusive_input=frozenset({semconv.INPUT_TOKENS})),
+    "opentelemetry.instrumentation.botocore.bedrock-runtime": Library(
+        exclusive_input=frozenset({semconv.INPUT_TOKENS})
+    ),
+    "opentelemetry.instrumentation.genai.bedrock": Library(
+        exclusive_input=frozenset({semconv.INPUT_TOKENS}), inclusive_with=None
     ),
     # Traceloop's JavaScript 0.27 copies them too; OpenLLMetry, its Python, adds the cache.
     "@traceloop/instrumentation-anthropic": Library(exclusive_input=frozenset({semconv.INPUT_TOKENS})),

@@ -123,10 +123,7 @@ def usage_of(
 def without_cache(shape: Shape, dialect: Library, attributes: Mapping[str, Any]) -> bool:
     """The input is said without what the cache has of it."""
     exclusive = dialect.exclusive_input
-    # A release that has the newest word for what was written to the cache counts as the conventions do.
-    return bool(
-        exclusive and shape.input_key(attributes) in exclusive and semconv.CACHE_WRITE_TOKENS not in attributes
-    )
+    return bool(exclusive and shape.input_key(attributes) in exclusive and dialect.inclusive_with not in attributes)
 
 
 def inclusive(given: Iterable[int | None], excludes_cache: bool, excludes_reasoning: bool = False) -> Usage | None:
