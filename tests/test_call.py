@@ -399,7 +399,9 @@ COMMON = [
                 {"gen_ai.operation.name": st.sampled_from(["chat", "chat", "embeddings", *SAID])},
                 optional={key: st.sampled_from(SAID) for key in COMMON},
             ),
-            st.sampled_from([*sorted(LIBRARIES), *["openlit.instrumentation.anthropic"] * 4, OPENAI, OPENAI, semconv.SCOPE]),
+            st.sampled_from(
+                [*sorted(LIBRARIES), *["openlit.instrumentation.anthropic"] * 4, OPENAI, OPENAI, semconv.SCOPE]
+            ),
             st.sampled_from(["chat m", "chat m", "raw_gen_ai_request", "Response", "anthropic.chat"]),
             st.booleans(),
         ),
