@@ -68,6 +68,8 @@ def test_portions_are_cut_by_how_long_they_take() -> None:
 
     assert [taken(4 * AT_LENGTH), taken(0.9 * AT_LENGTH), taken(0.1), taken(100.0)] == [FIRST] + [FIRST // 4] * 3
     assert [taken(0.01), taken(0.01), taken(0.01)] == [FEWEST, 2 * FEWEST, 4 * FEWEST]
+    waiting.failed(8 * FEWEST)  # not within the deadline, perhaps
+    assert taken(0.1) == 4 * FEWEST
 
 
 def test_who_has_left_the_line_is_not_taken() -> None:

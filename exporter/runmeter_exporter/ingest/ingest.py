@@ -232,6 +232,8 @@ class Ingest:
             self._hold(portions, large)
             return
         except StoreError as error:
+            with self._changed:
+                self._waiting.failed(sum(len(some) for _, some in portions))
             self._failed(portions, error)
         except Exception as error:
             # Not what the store said of any value, so nobody's spans are to blame. But where one request is enough to

@@ -92,6 +92,10 @@ class Waiting:
         elif spans >= self._at_once and 2 * seconds < AT_LENGTH:
             self._at_once = min(MOST, 2 * self._at_once)
 
+    def failed(self, spans: int) -> None:
+        """A transaction with so many was not committed, perhaps as it took too long: fewer from now on."""
+        self._at_once = max(FEWEST, min(self._at_once, spans // 2))
+
 
 class Line:
     """A lock that is had in the order in which it was asked for: who lets go and asks again at once waits for the
