@@ -56,7 +56,7 @@ class RunState:
         self.settler = Settler()
         self.explicit = explicit
         """Begun by id: by `run()`, or joined by the id in a baggage. The others are traces."""
-        self.given = frozenset(name for name in _FACTS if getattr(info, name) is not None)
+        self.given = tuple(name for name in _FACTS if getattr(info, name) is not None)
         """Facts that whoever began the run stated; the others are what its spans say."""
         self.generation = generation
         """Which side of a fork made it: a child's first look at its parent's run makes a state of its own."""
