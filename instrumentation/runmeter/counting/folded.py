@@ -81,7 +81,7 @@ class Kind:
 class Folded:
     """The folded calls of a run, the oldest first."""
 
-    __slots__ = ("_ids", "_kinds", "_made", "_numbered", "_places", "calls")
+    __slots__ = ("_ids", "_kinds", "_last", "_made", "_numbered", "_places", "calls")
 
     def __init__(self) -> None:
         self.calls: dict[int, bytes] = {}
@@ -91,6 +91,7 @@ class Folded:
         self._kinds: dict[tuple[Any, ...], Kind] = {}
         self._numbered: dict[int, Kind] = {}
         self._places: dict[int, Place] = {}
+        self._last: Kind | None = None
         self._made = 0
 
     def __len__(self) -> int:
@@ -107,7 +108,10 @@ class Folded:
     def kind_of(self, reading: Reading) -> Kind | None:
         """The kind of calls that say the same, where there is one."""
         said: tuple[Any, ...] = reading
-        kind = self._kinds.get(said[_COMMON])
+        common = said[_COMMON]
+        kind = self._last
+        if kind is None or kind.common != common:
+            kind = self._last = self._kinds.get(common)
         if kind is None or kind.scope != reading.scope or kind.resource_key != reading.resource_key:
             return None
         return kind
@@ -118,6 +122,7 @@ class Folded:
         if len(self._kinds) >= _KINDS:
             for common, kind in list(self._kinds.items()):
                 if not kind.held:
+                    self._last = None
                     del self._kinds[common], self._numbered[kind.number]
         if len(self._kinds) >= _KINDS:
             return None
@@ -176,6 +181,7 @@ class Folded:
 
     def forget_kinds(self) -> None:
         """What calls say of their run is kept elsewhere now: nothing is folded, and kinds are learned anew."""
+        self._last = None
         self._kinds.clear()
         self._numbered.clear()
 

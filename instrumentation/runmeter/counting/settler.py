@@ -357,7 +357,7 @@ class Settler:
     def _tells_of_others(self, node: Node, news: bool) -> bool:
         """Folded calls may have to do with this span: those below it, those with its id, and all where it is the first
         of its instrumentation."""
-        if node.below and (news or node.role in (CALL, PLAIN)):
+        if node.below and (news or node.role == CALL or (node.role == PLAIN and call_above(node) is not None)):
             return True
         if node.role not in (CALL, WEAK):
             return False
