@@ -24,7 +24,7 @@ from runmeter.reading.read import Reading
 from runmeter.spans import Call
 from runmeter.usage import Usage
 from runmeter_exporter.ingest.cache import size_of
-from runmeter_exporter.ingest.ingest import Ingest
+from runmeter_exporter.ingest.ingest import REMIND_EVERY, Ingest
 from runmeter_exporter.ingest.otlp import JSON, PROTOBUF, parse
 from runmeter_exporter.ingest.otlp.reading import reading_of
 from runmeter_exporter.memory import BY_DEFAULT
@@ -654,6 +654,20 @@ def test_closing_lets_requests_between(store: RunStore, ingest_of: Callable[...,
     assert taken == [200] * 3
     assert (store.usage()["total_runs"], len(open_ids(store))) == (250, 3)
     assert store.verify() == []
+
+
+def test_counts_are_told_again_each_day(store: RunStore, ingest_of: Callable[..., Ingest]) -> None:
+    """A sidecar that nobody sends to is not forgotten: what it counted would be counted again when it goes on."""
+    now = [0.0]
+    ingest = ingest_of(store, clock=lambda: now[0])
+    ingest.refused(413)
+    beats = []
+    for seconds in (1.0, 10.0, REMIND_EVERY - 1, REMIND_EVERY + 2, REMIND_EVERY + 20):
+        now[0] = seconds
+        with ingest._writing:
+            ingest._tell()
+        beats.append(ingest._beat)
+    assert beats == [1, 1, 1, 2, 2]
 
 
 def test_stopping_answers_what_was_accepted(
