@@ -207,7 +207,7 @@ def test_what_waits_stays_within_its_bytes(open_stores: Callable[..., RunStore])
                         30,
                     )
             assert len(ingest._waiting) >= 3
-            assert ingest._size <= SMALL.queue
+            assert ingest._waiting.size <= SMALL.queue
             assert held() <= SMALL.queue + 100_000 * len(threads)  # a thread has a request of its own in its hands
         assert f"the limit is {SMALL.queue}".encode() in refused[0]
     finally:
@@ -215,7 +215,7 @@ def test_what_waits_stays_within_its_bytes(open_stores: Callable[..., RunStore])
         for thread in threads:
             thread.join(30)
         assert ingest.stop()
-    assert ingest._size == 0
+    assert ingest._waiting.size == 0
 
 
 @pytest.mark.parametrize(
