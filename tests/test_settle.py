@@ -723,3 +723,24 @@ def test_a_stream_that_several_callbacks_tell_of_is_one_call() -> None:
                 settler.add(one)
             assert settler.totals[:2] == (20, 10)
             assert settler.totals.calls == 2
+
+
+def test_a_summary_of_a_program_does_not_count_beside_the_programs_own_calls() -> None:
+    """OpenInference's span of a turn of the Claude Agent SDK stands beside Claude Code's own spans, in any order; where
+    the program tells nothing it is all there is."""
+    scope = "openinference.instrumentation.claude_agent_sdk"
+    turns = [
+        Reading(1, index, 9, role=Role.AGENT, scope=scope, started_at=index * MS, ended_at=(index + 1) * MS,
+                usage=Usage(10, 1))
+        for index in (2, 3)
+    ]  # fmt: skip
+    own = [
+        Reading(1, index, 8, role=Role.CALL, scope="com.anthropic.claude_code.tracing", started_at=index * MS,
+                ended_at=(index + 1) * MS, usage=Usage(10, 5))
+        for index in (4, 5, 6)
+    ]  # fmt: skip
+    assert settled(turns).totals.calls == 2
+    for order in ([*turns, *own], [*own, *turns], [turns[0], own[0], turns[1], *own[1:]], [*own[:1], *turns, *own[1:]]):
+        assert settled(order).totals == settled(own).totals
+    elsewhere = [one._replace(scope="a") for one in own]
+    assert settled([*turns, *elsewhere]).totals.calls == 5

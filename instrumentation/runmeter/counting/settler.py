@@ -341,6 +341,8 @@ class Settler:
                 units.meet(reading.scope, touched)
                 if reading.response_id is not None:
                     units.join_by_id(node, reading, touched)
+            elif node.reading is not None:
+                units.meet_summary(node.reading.scope)
         bits |= node.below
         if bits:
             units.touch(self._tree.mark(node, bits), touched)

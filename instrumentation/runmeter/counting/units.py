@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, Final
 
 from runmeter.counting.calls import best_of, call_of, call_of_one
@@ -18,6 +18,7 @@ from runmeter.counting.same_call import INNER, OUTER, SAME, nested
 from runmeter.counting.tree import COUNTS, Key, Node, Tree, ancestors, is_aggregate
 from runmeter.counting.verdict import AGGREGATED, NO_USAGE, REPEAT, Verdict
 from runmeter.reading.libraries import HOLLOW
+from runmeter.reading.plan import plan_of
 from runmeter.reading.read import Reading
 from runmeter.reading.roles import CALL, PLAIN, WEAK
 from runmeter.spans import Call, Change
@@ -64,9 +65,15 @@ class Units:
     def meet(self, scope: str, touched: dict[Group, None]) -> None:
         """An instrumentation made a call here."""
         hollow = self.has_hollow and self.scopes.issubset(HOLLOW)
+        summed_up = scope not in self.scopes and any(map(scope.__eq__, map(_summary_of, self.scopes)))
         self.scopes.add(scope)
-        if hollow and scope not in HOLLOW:
+        if summed_up or (hollow and scope not in HOLLOW):
             touched.update(dict.fromkeys(self._all()))
+
+    def meet_summary(self, scope: str) -> None:
+        """An agent span has usage here: whether it counts may depend on who else tells of calls."""
+        if _summary_of(scope) is not None:
+            self.scopes.add(scope)
 
     def begin(self, node: Node) -> Group:
         """A span with something to count is a group of its own."""
@@ -150,7 +157,7 @@ class Units:
         for group in groups:
             node = group.members[0]
             if node.role != CALL and node.role != WEAK:
-                self.verdict.count(group, _lone_aggregate(node), changes)
+                self.verdict.count(group, _lone_aggregate(node, self.scopes), changes)
                 self.verdict.put_aside(node, None if group.counted is not None else node.excluded or AGGREGATED)
                 continue
             for member in group.members:
@@ -286,10 +293,17 @@ def _count_unit(unit: Sequence[Group], changes: list[Change], verdict: Verdict) 
             verdict.put_aside(node, excluded or (REPEAT if reading and reading.usage is not None else NO_USAGE))
 
 
-def _lone_aggregate(node: Node) -> Call | None:
-    """The outermost aggregate without a known call below stands for the calls that nobody saw."""
+def _summary_of(scope: str) -> str | None:
+    return plan_of(scope).dialect.summary_of
+
+
+def _lone_aggregate(node: Node, scopes: Container[str]) -> Call | None:
+    """The outermost aggregate without a known call below stands for the calls that nobody saw: none of these
+    instrumentations, where one of them is the program that it sums up."""
     reading = node.reading
     if node.below & COUNTS or node.excluded or reading is None or not reading.lone_aggregate:
+        return None
+    if _summary_of(reading.scope) in scopes:
         return None
     for above in ancestors(node):
         if is_aggregate(above):

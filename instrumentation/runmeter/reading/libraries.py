@@ -38,6 +38,9 @@ class Library(NamedTuple):
     """Reasoning that only stands in one of `texts` is not in the output, unless the text has another output."""
     aggregates_count: bool = True
     """False where usage on an agent or workflow span is not what happened inside it."""
+    summary_of: str | None = None
+    """The program's scope whose calls its agent spans tell of, from what the program said of them in passing: where the
+    program tells of calls itself, usage on those spans is theirs again, wherever they stand."""
     names_threads: bool = True
     """False where what stands in `gen_ai.conversation.id` is not a conversation."""
     provider: str | None = None
@@ -156,6 +159,11 @@ LIBRARIES: Final[Mapping[str, Library]] = {
     # The JavaScript one (0.2.15) names an agent by its node only.
     "openinference.instrumentation.openai_agents": Library(
         agent_key="graph.node.id", keys={"agent": ("graph.node.id",)}
+    ),
+    # OpenInference for the Claude Agent SDK: a span of each turn, which is beside the program's where a client connects
+    # once for many.
+    "openinference.instrumentation.claude_agent_sdk": Library(
+        summary_of="com.anthropic.claude_code.tracing", agent_in_name=_METHOD_OF_AGENT
     ),
     "openinference.instrumentation.crewai": Library(keys={"agent": ("graph.node.id",)}, agent_in_name=_METHOD_OF_AGENT),
     # OpenInference for OpenAI 0.1.66 makes one more `Response` span of every time that a response is read again.

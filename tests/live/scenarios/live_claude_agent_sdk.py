@@ -23,7 +23,6 @@ if "own" in sys.argv[1]:
 ONE_SPAN = (
     "its spans are of queries: one count for all calls, outputs as they stood when the calls began, subagents left out"
 )
-BESIDE = "the program's spans are below where a client connects, so beside OpenInference's of each turn: both count"
 # It names agents of the host's own only where it is told to write down the details of tools.
 UNSAID = ("callers",) if sys.argv[1].startswith("own") else ()
 LOOK = '[[tool mcp__tools__look_up {"q": "a"}]]'
@@ -101,8 +100,7 @@ with live() as scenario, tempfile.TemporaryDirectory(prefix="runmeter-live-") as
             await ask(f"{LOOK} {ASK % 'why'}", expert="haiku")
         with case("subagent_in_the_background"):
             await ask(ASK % "why", background=True)
-        beside = BESIDE if scenario.modes == ["own", "openinference"] else lost
-        with case("turns_of_one_client", impossible=beside, callers={"lead_agent": 6, "subagent:expert": 1}):
+        with case("turns_of_one_client", impossible=lost, callers={"lead_agent": 6, "subagent:expert": 1}):
             async with ClaudeSDKClient(options()) as client:
                 for text in (f"{LOOK} 1", "hello", ASK % "why", "hello again"):
                     await turn(client, text)
