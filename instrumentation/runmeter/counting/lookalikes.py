@@ -11,7 +11,15 @@ from collections import deque
 from collections.abc import Hashable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
-from runmeter.counting.same_call import BY_ID, SLACK, STREAM_SLACK, Likeness, alike, may_stand_apart, twin_keys
+from runmeter.counting.same_call import (
+    BY_ID,
+    SLACK,
+    STREAM_SLACK,
+    Likeness,
+    alike_from_afar,
+    may_stand_apart,
+    twin_keys,
+)
 from runmeter.reading.read import Reading
 from runmeter.reading.roles import REREAD
 
@@ -191,7 +199,7 @@ class Lookalikes:
                 other = known.reading
                 if other.key == reading.key:
                     continue
-                likeness = alike(reading, other)
+                likeness = alike_from_afar(reading, other)
                 if likeness is None:
                     continue
                 if known.run_id == run_id:
@@ -216,8 +224,9 @@ class Lookalikes:
         found: set[str] = set()
         for name in self._names(reading):
             for known in self._near(name, reading):
-                other = known.reading
-                if known.run_id not in found and other.key != reading.key and alike(reading, other) is not None:
+                if known.run_id in found or known.reading.key == reading.key:
+                    continue
+                if alike_from_afar(reading, known.reading) is not None:
                     found.add(known.run_id)
         return found
 
@@ -253,7 +262,7 @@ class Lookalikes:
             return False
         for rival in crowd.near(known.started_at, known.ended_at, known.slack):
             if rival is not known and rival.run_id == known.run_id:
-                theirs = alike(rival.reading, known.reading)
+                theirs = alike_from_afar(rival.reading, known.reading)
                 if theirs is not None and theirs[0] <= likeness[0]:
                     return True
         return False
@@ -287,5 +296,5 @@ def _stand(known: Known, line: dict[str, _Crowd[Known]]) -> dict[str, _Crowd[Kno
 
 def _belong(twin: Reading, other: Reading) -> bool:
     """They move together: other instrumentations' spans of the call, and answers to it that were read again."""
-    likeness = alike(twin, other)
+    likeness = alike_from_afar(twin, other)
     return likeness is not None and (likeness[0] == BY_ID or twin.scope != other.scope)

@@ -103,6 +103,19 @@ def alike(one: Reading, other: Reading) -> Likeness | None:
     return (kind, apart) if near else None
 
 
+def alike_from_afar(one: Reading, other: Reading) -> Likeness | None:
+    """The same of spans in two runs. There a stream that says nothing yet is no call that says its usage and no id: any
+    that began soon after would do, and which of them comes first is chance."""
+    told, silent = (one, other) if other.usage is None else (other, one)
+    if told.usage is not None and silent.usage is None and silent.tells == BEGINNING and _known_by_time(told):
+        return None
+    return alike(one, other)
+
+
+def _known_by_time(told: Reading) -> bool:
+    return told.response_id is None and not told.stream_log and told.scope not in AFTER_THE_FACT
+
+
 def broke_off(one_in: int, one_out: int, other_in: int, other_out: int) -> bool:
     """One stopped counting where the stream stopped: Anthropic states the input, and one token of output or none, when
     a stream begins."""
