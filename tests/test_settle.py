@@ -15,7 +15,6 @@ from runmeter.counting.same_call import (
     INNER,
     OUTER,
     SAME,
-    alike,
     broke_off,
     models_agree,
     nested,
@@ -588,7 +587,7 @@ def test_whatever_is_alike_is_looked_at(calls: list[Reading], forgotten: int) ->
     shared = {
         f"run {number}"
         for number, call in known
-        if alike(asked, call) is not None and set(twin_keys(asked)) & set(twin_keys(call))
+        if alike_from_afar(asked, call) is not None and set(twin_keys(asked)) & set(twin_keys(call))
     }
     same_kind = {f"run {number}" for number, call in known if call.scope == asked.scope}
     found = index.runs(asked)
