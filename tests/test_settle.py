@@ -15,6 +15,7 @@ from runmeter.counting.same_call import (
     INNER,
     OUTER,
     SAME,
+    alike_from_afar,
     broke_off,
     models_agree,
     nested,
