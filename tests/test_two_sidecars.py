@@ -293,3 +293,31 @@ def test_what_the_other_takes_while_a_large_run_is_read_is_counted_once(
     assert len(stored) > 120
     assert totals(store) == (len(stored), sum(stored))
     assert store.verify() == []
+
+
+@pytest.mark.parametrize("sql_url", ["postgresql"], indirect=True)
+def test_a_long_run_is_looked_at_in_pieces_before_it_closes(
+    sql_url: str, open_stores: Callable[..., RunStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halves of calls that two sidecars took at the same moment are found though the run has many; one that somebody
+    writes to meanwhile closes another time."""
+    monkeypatch.setattr(closing, "PIECE", 10)
+    store = open_stores(sql_url)
+    mine, other = (Intake(store, unpriced, lambda: START) for _ in range(2))
+    mine.take([call(number) for number in range(2, 62)])
+    twins = [call(number, trace_id=8)._replace(scope="z", response_id=f"r7-{number}") for number in range(2, 62)]
+    with monkeypatch.context() as patched:
+        patched.setattr("runmeter_exporter.ingest.intake.Sharing.resolve", lambda *_: ([], set()))
+        other.take(twins)  # as if neither had seen what the other was about to store
+    assert totals(store)[0] == 120
+    runs = [default_run(7), default_run(8)]
+    steps = closing.close_runs(mine, runs)
+    next(steps)
+    other.take([call(100)])
+    list(steps)
+    assert [run.run_id for run in store.watch().runs] == [default_run(7)]
+    assert totals(store) == (61, sum(range(2, 62)) + 100)
+    list(closing.close_runs(mine, runs))
+    assert store.watch().runs == []
+    assert store.usage()["llm_call_count"] == 61
+    assert store.verify() == []

@@ -4,7 +4,7 @@ closes. And, a day later, the ledger forgets it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from runmeter.runs.shares import shared_run
 from runmeter_exporter.ingest.fold import RunFold, holds
@@ -13,15 +13,25 @@ from runmeter_exporter.ingest.remembered import Folds, Large
 from runmeter_exporter.ingest.sharing import Sharing, calls_in, lock_with_others
 from runmeter_exporter.ingest.traces import Move, Trace
 from runmeter_exporter.store import StoreUnavailable, Transaction
-from runmeter_exporter.store.ledger_row import INHERITED, Key, implied_trace, reading_of
+from runmeter_exporter.store.ledger_row import INHERITED, Key, Row, implied_trace, reading_of
 from runmeter_exporter.totals.run import StoredRun, is_otlp
 
 AT_ONCE = 50
 """Runs closed in one transaction, at most."""
 BREATH = 0.02
 """Seconds between two pages of what is large. A lock that is let go and taken again at once is nobody's else."""
+PIECE = 200
+"""Calls of a run that are looked at in one transaction, for others that have them as well."""
 AT_LENGTH = 0.25
 """Seconds that such a transaction may take before the next one gets fewer runs: agents may be waiting for the file."""
+
+
+class Long(Exception):
+    """A run with more calls than are looked at in one transaction."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id} has more than {PIECE} calls")
+        self.run_id = run_id
 
 
 def close_runs(intake: Intake, run_ids: Sequence[str]) -> Iterator[float]:
@@ -32,11 +42,15 @@ def close_runs(intake: Intake, run_ids: Sequence[str]) -> Iterator[float]:
     """
     ids = sorted(set(run_ids))
     start, at_once, tries = 0, AT_ONCE, 0
+    looked: dict[str, int] = {}
     while start < len(ids):
         some = ids[start : start + at_once]
         began = time.monotonic()
         try:
-            closed = intake.transact(lambda tx, some=some: _close(intake, tx, some))  # type: ignore[misc]
+            closed = intake.transact(lambda tx, some=some: _close(intake, tx, some, looked))  # type: ignore[misc]
+        except Long as long:
+            yield from _look(intake, long.run_id, looked)
+            continue
         except Large as large:
             tries += 1
             if tries > AT_ONCE:
@@ -95,18 +109,62 @@ def _is_over(stored: StoredRun | None) -> bool:
     return stored is None or stored.closed
 
 
+def _look(intake: Intake, run_id: str, looked: dict[str, int]) -> Iterator[float]:
+    """Look at a long run's calls piece by piece; `looked` has the version of the run up to which all was looked at, or
+    -1 where somebody wrote to it meanwhile: it is not over then, and closes another time."""
+    with intake.store.looking() as now:
+        rows, stored = now.ledger.calls(run_id), now.run(run_id)
+    keys = [reading.key for reading in calls_in(map(reading_of, rows))]
+    looked[run_id] = -1 if stored is None else stored.version
+    start = tries = 0
+    while start < len(keys) and looked[run_id] >= 0:
+        piece = keys[start : start + PIECE]
+        version = looked[run_id]
+        try:
+            looked[run_id] = intake.transact(
+                lambda tx, piece=piece, version=version: _look_at(intake, tx, run_id, piece, version)  # type: ignore[misc]
+            )
+        except Large as large:
+            tries += 1
+            if tries > AT_ONCE:
+                raise StoreUnavailable(f"{large} after {AT_ONCE} tries: {run_id}") from None
+            yield from (BREATH for _ in intake.remembered.warm_up(large))
+            continue
+        start += PIECE
+        yield BREATH
+
+
+def _look_at(
+    intake: Intake, tx: Transaction, run_id: str, piece: Sequence[Key], version: int
+) -> tuple[int, list[RunFold]]:
+    """(the version that the run has after it, folds that are current)"""
+    tx.lock([run_id])
+    if _version(tx, run_id) != version:
+        return -1, []
+    touched: Folds = {}
+    rows = {row.key: row for row in tx.ledger.at(piece) if row.run_id == run_id}
+    _share(intake, tx, touched, run_id, rows)
+    return _version(tx, run_id), list(touched.values())
+
+
+def _version(tx: Transaction, run_id: str) -> int:
+    stored = tx.runs.get(run_id)
+    return -1 if stored is None else stored.version
+
+
 def _close(
-    intake: Intake, tx: Transaction, run_ids: Sequence[str]
+    intake: Intake, tx: Transaction, run_ids: Sequence[str], looked: Mapping[str, int]
 ) -> tuple[list[Closing], list[RunFold]]:
-    """(what closed; folds that are current), in one transaction, so that of two halves of a pair
-    that close at once the second finds the first."""
+    """(what closed; folds that are current), in one transaction, so that of two halves of a pair that close at once the
+    second finds the first. `looked`: see `_look`. Raises Long, where a run has to be looked at first."""
     run_ids = _with_their_wholes(tx, run_ids)
+    run_ids = [run_id for run_id in run_ids if looked.get(run_id) in (None, _version(tx, run_id))]
     touched: Folds = {}
     ours = [run_id for run_id in run_ids if _is_ours(tx.runs.get(run_id))]
     for run_id in ours:
         if _is_ours(tx.runs.get(run_id)):
             _review(intake, tx, touched, run_id)
-            if not tx.alone:
+            if not tx.alone and run_id not in looked:
                 _shared(intake, tx, touched, run_id)
     left = [run_id for run_id in ours if run_id in tx.runs]
     found = intake.closing(tx, touched, left)
@@ -160,7 +218,14 @@ def _review(intake: Intake, tx: Transaction, touched: Folds, run_id: str) -> Non
 
 def _shared(intake: Intake, tx: Transaction, touched: Folds, run_id: str) -> None:
     """Calls that another run has as well, where the two halves were taken at the same moment by two sidecars."""
-    rows = {row.key: row for row in tx.ledger.calls(run_id)}
+    rows = {row.key: row for row in tx.ledger.calls(run_id, PIECE + 1)}
+    if len(rows) > PIECE:
+        raise Long(run_id)
+    _share(intake, tx, touched, run_id, rows)
+
+
+def _share(intake: Intake, tx: Transaction, touched: Folds, run_id: str, rows: Mapping[Key, Row]) -> None:
+    """Look for these calls of a locked run."""
     calls = calls_in(map(reading_of, rows.values()))
     if not calls:
         return

@@ -124,8 +124,8 @@ class Ledger(Protocol):
     def stored(self, run_ids: Sequence[str]) -> list[str]:
         """Which of these runs the store has."""
 
-    def calls(self, run_id: str) -> list[Row]:
-        """The run's rows that have twin keys, whole."""
+    def calls(self, run_id: str, limit: int = NO_LIMIT) -> list[Row]:
+        """The run's rows that have twin keys, whole; some of them, where there are more than `limit`."""
 
     def mixed(self, trace_ids: Sequence[int]) -> list[int]:
         """Which of these traces have spans in other runs than their own implicit one."""

@@ -88,9 +88,9 @@ class MemoryLedger:
         self._arrivals_before.setdefault(run_id, known)
         return known
 
-    def calls(self, run_id: str) -> list[Row]:
+    def calls(self, run_id: str, limit: int = NO_LIMIT) -> list[Row]:
         """See Ledger."""
-        return [row for row in self.runs([run_id]) if row.twin is not None]
+        return list(islice((row for row in self.runs([run_id]) if row.twin is not None), limit))
 
     def mixed(self, trace_ids: Sequence[int]) -> list[int]:
         """See Ledger."""

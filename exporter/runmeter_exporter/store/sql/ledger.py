@@ -120,9 +120,9 @@ _ARRIVED = text("SELECT run_id, since, turn, keys FROM arrivals WHERE run_id = :
 _ARRIVED_LONG_AGO = text("DELETE FROM arrivals WHERE run_id = :run_id AND turn <= :turn")
 _OVER = text("DELETE FROM arrivals WHERE run_id IN :ids").bindparams(bindparam("ids", expanding=True))
 _STORED = text("SELECT run_id FROM runs WHERE run_id IN :ids").bindparams(bindparam("ids", expanding=True))
-_CALLS = text(f"SELECT {_COLUMNS} FROM spans WHERE run_id = :run_id AND twin IS NOT NULL")
+_CALLS = text(f"SELECT {_COLUMNS} FROM spans WHERE run_id = :run_id AND twin IS NOT NULL LIMIT :limit")
 _CALLS_IMPLICIT = text(
-    f"SELECT {_COLUMNS} FROM spans WHERE trace_id = :trace_id AND run_id IS NULL AND twin IS NOT NULL"
+    f"SELECT {_COLUMNS} FROM spans WHERE trace_id = :trace_id AND run_id IS NULL AND twin IS NOT NULL LIMIT :limit"
 )
 _MIXED = text("SELECT DISTINCT trace_id FROM spans WHERE trace_id IN :ids AND run_id IS NOT NULL").bindparams(
     bindparam("ids", expanding=True)
@@ -233,13 +233,13 @@ class SqlLedger:
             run_id for chunk in _chunks(run_ids) for (run_id,) in self._connection.execute(_STORED, {"ids": chunk})
         ]
 
-    def calls(self, run_id: str) -> list[Row]:
+    def calls(self, run_id: str, limit: int = NO_LIMIT) -> list[Row]:
         """See Ledger."""
-        found = [_row(row) for row in self._connection.execute(_CALLS, {"run_id": run_id})]
-        if (trace_id := implied_trace(run_id)) is not None:
-            implicit = self._connection.execute(_CALLS_IMPLICIT, {"trace_id": _trace(trace_id)})
-            found += [_row(row) for row in implicit]
-        return found
+        found = self._connection.execute(_CALLS, {"run_id": run_id, "limit": limit}).all()
+        if (trace_id := implied_trace(run_id)) is not None and len(found) < limit:
+            where = {"trace_id": _trace(trace_id), "limit": limit - len(found)}
+            found = [*found, *self._connection.execute(_CALLS_IMPLICIT, where)]
+        return [_row(row) for row in found]
 
     def mixed(self, trace_ids: Sequence[int]) -> list[int]:
         """See Ledger."""
