@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from otlp_requests import post
 
 from runmeter.counting import lookalikes
-from runmeter.counting.same_call import alike
+from runmeter.counting.same_call import alike_from_afar
 from runmeter.reading.read import Reading
 from runmeter.spans import Call
 from runmeter.usage import Usage
@@ -420,9 +420,9 @@ def test_a_twin_is_found_among_thousands_that_look_alike(
     def counting(one: Reading, other: Reading) -> tuple[int, int] | None:
         nonlocal compared
         compared += 1
-        return alike(one, other)
+        return alike_from_afar(one, other)
 
-    monkeypatch.setattr(lookalikes, "alike", counting)
+    monkeypatch.setattr(lookalikes, "alike_from_afar", counting)
     ingest = ingest_of(store)
     crowd = 3000
     post(ingest, b"".join(
