@@ -58,15 +58,8 @@ class Admission:
         small = size <= SMALL
         size += self._each
         with self._lock:
-            if self._waiting:
-                seconds = (self._small if small else self._waiting) * self._took / self._done
-                if seconds > self._patience:
-                    raise Busy(
-                        f"what waits to be stored will take {seconds:.1f} s; the limit is {self._patience:g} s. "
-                        "Send it again later",
-                        min(LATEST, max(1, math.ceil(seconds - self._patience))),
-                    )
-            else:
+            self._refuse(small)
+            if not self._waiting:
                 self._since = self._clock()
             self._waiting += size
             self._small += size if small else 0
@@ -82,6 +75,20 @@ class Admission:
                 if done:
                     self._learn(size, now - self._since)
                 self._since = now
+
+    def look(self, size: int) -> None:
+        """Busy, where a request of so many bytes would not be let in now; before any work is done for it."""
+        with self._lock:
+            self._refuse(size <= SMALL)
+
+    def _refuse(self, small: bool) -> None:
+        seconds = (self._small if small else self._waiting) * self._took / self._done
+        if self._waiting and seconds > self._patience:
+            raise Busy(
+                f"what waits to be stored will take {seconds:.1f} s; the limit is {self._patience:g} s. "
+                "Send it again later",
+                min(LATEST, max(1, math.ceil(seconds - self._patience))),
+            )
 
     def _learn(self, size: int, seconds: float) -> None:
         self._done += size

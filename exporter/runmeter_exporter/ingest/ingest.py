@@ -123,6 +123,8 @@ class Ingest:
             if path in _IGNORED:
                 self._count("ingest_ignored", path.rpartition("/")[2])
                 return 200, headers, otlp.success(path, media_type, 0, _IGNORED[path])
+            # Counting what is in a large request takes as long as storing some of it.
+            self._admission.look(len(body))
             data = otlp.weighed(body, content_type, content_encoding)
             with self._admission.enter(len(data)):
                 decoded = otlp.parse(data, content_type)
