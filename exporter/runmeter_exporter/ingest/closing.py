@@ -143,7 +143,7 @@ def _look_at(
         return -1, []
     touched: Folds = {}
     rows = {row.key: row for row in tx.ledger.at(piece) if row.run_id == run_id}
-    _share(intake, tx, touched, run_id, rows)
+    _share(intake, tx, touched, rows)
     return _version(tx, run_id), list(touched.values())
 
 
@@ -164,8 +164,9 @@ def _close(
     for run_id in ours:
         if _is_ours(tx.runs.get(run_id)):
             _review(intake, tx, touched, run_id)
-            if not tx.alone and run_id not in looked:
-                _shared(intake, tx, touched, run_id)
+    if not tx.alone:
+        ours_still = [run_id for run_id in ours if run_id not in looked and _is_ours(tx.runs.get(run_id))]
+        _share(intake, tx, touched, _calls(tx, ours_still))
     left = [run_id for run_id in ours if run_id in tx.runs]
     found = intake.closing(tx, touched, left)
     tx.close(run_ids)
@@ -216,24 +217,28 @@ def _review(intake: Intake, tx: Transaction, touched: Folds, run_id: str) -> Non
         _carry(intake, tx, touched, moves)
 
 
-def _shared(intake: Intake, tx: Transaction, touched: Folds, run_id: str) -> None:
-    """Calls that another run has as well, where the two halves were taken at the same moment by two sidecars."""
-    rows = {row.key: row for row in tx.ledger.calls(run_id, PIECE + 1)}
-    if len(rows) > PIECE:
-        raise Long(run_id)
-    _share(intake, tx, touched, run_id, rows)
+def _calls(tx: Transaction, run_ids: Sequence[str]) -> dict[Key, Row]:
+    """All of these runs. Long, where one has too many."""
+    found: dict[Key, Row] = {}
+    for run_id in run_ids:
+        rows = tx.ledger.calls(run_id, PIECE + 1)
+        if len(rows) > PIECE:
+            raise Long(run_id)
+        found.update((row.key, row) for row in rows)
+    return found
 
 
-def _share(intake: Intake, tx: Transaction, touched: Folds, run_id: str, rows: Mapping[Key, Row]) -> None:
-    """Look for these calls of a locked run."""
+def _share(intake: Intake, tx: Transaction, touched: Folds, rows: Mapping[Key, Row]) -> None:
+    """Of calls of locked runs those that another run has as well, where the two halves were taken at the same moment by
+    two sidecars."""
     calls = calls_in(map(reading_of, rows.values()))
     if not calls:
         return
-    sharing = Sharing(tx, calls, dict.fromkeys(rows, run_id), rows)
-    run_ids = {run_id}
-    lock_with_others(tx, run_ids, sharing)
-    if len(run_ids) == 1:
+    sharing = Sharing(tx, calls, {key: row.run_id for key, row in rows.items()}, rows)
+    if not sharing.apart():
         return
+    lock_with_others(tx, {row.run_id for row in rows.values()}, sharing)
+    run_ids = sharing.apart()
     folds = {run_id: fold for run_id, fold in _current(intake, tx, touched, run_ids).items() if run_id in run_ids}
     moves, lost = sharing.resolve(folds, {})
     if moves:

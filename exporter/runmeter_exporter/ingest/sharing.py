@@ -84,6 +84,15 @@ class Sharing:
             found |= self._index.runs(call)
         return found
 
+    def apart(self) -> set[str]:
+        """Runs of which two have, or may have, one of these calls."""
+        found: set[str] = set()
+        for call in self._calls:
+            runs = self._index.runs(call) | {self._run_of[call.key]}
+            if len(runs) > 1:
+                found |= runs
+        return found
+
     def again(self) -> None:
         """Read once more what is stored."""
         self._read()
