@@ -105,9 +105,12 @@ class Sharing:
         """
         moves: list[tuple[Key, str]] = []
         lost: set[str] = set()
-        index = self._without_calls()
+        # New calls are looked for in the order in which they ended, each among those before it, as if they had come one
+        # by one. Stored ones have found each other once: what has its twin at home has to see it there.
+        index = self._without_calls() if fresh else self._index
+        run_of = dict(self._run_of)
         for call in self._calls:
-            here = self._run_of[call.key]
+            here = run_of[call.key]
             found = index.find(here, call)
             index.add(here, call)
             if found is None or found[1][0].run_id not in folds:
@@ -128,6 +131,7 @@ class Sharing:
             for reading in [twin.reading for twin in twins] if kept is mine else [call]:
                 self._move(reading, was, kept, fresh)
                 index.add(kept.run_id, reading)
+                run_of[reading.key] = kept.run_id
                 moves.append((reading.key, kept.run_id))
             lost.add(was.run_id)
         return moves, lost
