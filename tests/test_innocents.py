@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 
 POST, POST_P99, READ, RECORD = 2.0, 0.5, 1.0, 1.0
 """Seconds at most: any POST, 99 of 100, any scrape or answer, any `record_usage`."""
-CROWDED = 5.0
+CROWDED = 20.0
 """The same for a POST and `record_usage` while sender, sidecar and innocents share two cores, and one alone would take
 all of them. The first bars are not held there yet: of 5,000 lookalikes the 99th POST of 100 took 2.1 s, of 60,000 calls
 0.54 s. This one says that nobody stands still."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import pytest
 from doors import door1, unpriced
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -164,3 +165,34 @@ def test_a_subagents_thread_is_not_the_runs_whichever_comes_first() -> None:
 def test_nothing_is_counted_of_nothing() -> None:
     """The helper above means what it says."""
     assert plain_count([], set()) == counts(ZERO)
+
+
+@pytest.mark.parametrize(("step", "lead"), [(50, 0), (50, 150), (300, 0)])
+def test_calls_side_by_side_that_are_equal_in_everything_count_once(step: int, lead: int) -> None:
+    """Five at a time, each told by two instrumentations in two traces, in turns or one of them ahead: each finds its
+    own twin, though its neighbours' would do as well."""
+
+    def spans(trace_id: int, scope: str, inner: int) -> list[EndedSpan]:
+        said = {
+            "gen_ai.operation.name": "chat",
+            "openinference.span.kind": "LLM",
+            "gen_ai.request.model": "m",
+            "gen_ai.usage.input_tokens": 9,
+            "gen_ai.usage.output_tokens": 1,
+        }
+        return [
+            EndedSpan(
+                trace_id, 2 + number, 1, False, "call", 3, scope, {}, said,
+                START + number * MS + inner, START + (number + 5) * MS - inner, False,
+            )
+            for number in range(300)
+        ]  # fmt: skip
+
+    outer, client = spans(1, SCOPES[0], 0), spans(2, SCOPES[1], MS // 10)
+    store = open_store("memory://")
+    ingest = Ingest(store, price=unpriced)
+    for at in range(0, 300 + lead, step):
+        ingest.submit([read(span) for span in outer[at : at + step]])
+        ingest.submit([read(span) for span in client[max(0, at - lead) : max(0, at - lead + step)]])
+    assert ingest.stop()
+    assert counts(live(store)) == (300, 2_700, 300)

@@ -13,6 +13,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from runmeter.counting.same_call import (
     BY_ID,
+    BY_USAGE,
     SLACK,
     STREAM_SLACK,
     Likeness,
@@ -263,7 +264,10 @@ class Lookalikes:
         for rival in crowd.near(known.started_at, known.ended_at, known.slack):
             if rival is not known and rival.run_id == known.run_id:
                 theirs = alike_from_afar(rival.reading, known.reading)
-                if theirs is not None and theirs[0] <= likeness[0]:
+                if theirs is None or theirs[0] > likeness[0]:
+                    continue
+                # Of calls with equal usage side by side the nearer is the twin; where less is said, times are no word.
+                if likeness[0] != BY_USAGE or theirs <= likeness:
                     return True
         return False
 
