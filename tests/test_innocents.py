@@ -265,8 +265,8 @@ def test_thousands_of_calls_that_look_alike(sqlite_url: str, open_stores: Callab
             list(senders.map(lambda bodies: send(sidecar, bodies), halves))
 
     _, calls = beside(sqlite_url, f"{count:,} lookalikes twice", attack, open_stores, crowded=True)
-    # An open fault: of calls that are equal in everything and overlap some stay apart where a portion ended between their
-    # halves, 749 of 5,000 when this was written. None is lost.
+    # An open fault: of calls that are equal in everything and overlap some stay apart where a portion ended between
+    # their halves, 749 of 5,000 when this was written. None is lost.
     assert count <= calls < 1.5 * count
 
 
