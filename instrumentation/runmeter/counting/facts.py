@@ -120,12 +120,7 @@ class Facts:
             said[value] = _Said(_order(reading))
             self.learned = True
             return
-        one.spans += 1
-        if one.order is not None and reading.started_at <= one.order[0]:
-            order = _order(reading)
-            if order < one.order:
-                one.order = order
-                self.learned = True
+        self.again((one,), reading)
 
     def _outermost(self, field: str) -> object:
         said = self._said.get(field)
