@@ -14,7 +14,7 @@ from runmeter.counting.same_call import RunFacts, keeper, may_share
 from runmeter.reading.read import Reading
 from runmeter_exporter.ingest.fold import RunFold
 from runmeter_exporter.store import Transaction
-from runmeter_exporter.store.ledger_row import PINNED, Row, reading_of, twin_names
+from runmeter_exporter.store.ledger_row import PINNED, Key, Row, reading_of, twin_names
 from runmeter_exporter.totals.run import is_otlp
 
 NEAR = 600 * 10**9
@@ -22,8 +22,6 @@ NEAR = 600 * 10**9
 ROOM, NEAREST = 200, 16
 """Stored spans that may look like some calls for all of them to be compared, beside two for each. Where there are more,
 as where thousands of calls report no usage, each is compared with so many that ended just before and after it."""
-
-Key = tuple[int, int]
 
 
 def alike(tx: Transaction, calls: Sequence[Reading]) -> list[Row]:
